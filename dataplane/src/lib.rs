@@ -1,0 +1,1 @@
+//! The data plane: devices, target, JSON-RPC.

@@ -1,0 +1,1 @@
+//! Per-core run-to-completion reactors.

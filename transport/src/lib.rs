@@ -1,0 +1,1 @@
+//! Drives the `fabrics` machines over real links.
