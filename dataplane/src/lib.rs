@@ -1,1 +1,3 @@
 //! The data plane: devices, target, JSON-RPC.
+
+pub mod device;
