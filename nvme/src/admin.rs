@@ -9,7 +9,7 @@ use zerocopy::little_endian::U32;
 pub struct Identify {
     /// Namespace, or where a list starts.
     pub nsid: Nsid,
-    /// Controller or namespace structure: a CNS value.
+    /// Controller or namespace structure: [`crate::identify::cns`].
     pub cns: u8,
     /// Controller, or where a controller list starts.
     pub cntid: ControllerId,
@@ -57,7 +57,7 @@ impl From<&Sqe> for Identify {
 pub struct GetLogPage {
     /// Namespace, or [`Nsid::ALL`] for the controller.
     pub nsid: Nsid,
-    /// Log page identifier: a LID value.
+    /// Log page identifier: [`crate::log::lid`].
     pub lid: u8,
     /// Log specific parameter, seven bits.
     pub lsp: u8,
@@ -170,7 +170,7 @@ impl FeatureSelect {
 pub struct GetFeatures {
     /// Namespace of a namespace-specific feature.
     pub nsid: Nsid,
-    /// Feature identifier: a FID value.
+    /// Feature identifier: [`crate::features::fid`].
     pub fid: u8,
     /// Which value.
     pub sel: FeatureSelect,
@@ -216,7 +216,7 @@ impl From<&Sqe> for GetFeatures {
 pub struct SetFeatures {
     /// Namespace of a namespace-specific feature.
     pub nsid: Nsid,
-    /// Feature identifier: a FID value.
+    /// Feature identifier: [`crate::features::fid`].
     pub fid: u8,
     /// Save: the value survives resets and power cycles.
     pub sv: bool,
@@ -295,7 +295,7 @@ impl From<&Sqe> for Abort {
     }
 }
 
-/// Asynchronous Event Request (base 2.1 §5.1.2); completes with an event.
+/// Asynchronous Event Request (base 2.1 §5.1.2); completes with [`crate::event::AsyncEvent`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AsyncEventRequest;
 

@@ -197,8 +197,8 @@ pub mod cattr {
     pub const DISABLE_SQ_FLOW_CONTROL: u8 = 1 << 2;
     /// The host supports deletion of individual I/O queues by Disconnect.
     pub const INDIVIDUAL_IO_QUEUE_DELETION: u8 = 1 << 3;
-    /// Connect response wanted as a new controller entry (base 2.1 §6.3, CONNENT).
-    pub const CONNECT_ENTRY: u8 = 1 << 4;
+    /// The connecting entity is a discovery controller, not a host.
+    pub const FROM_DISCOVERY_CONTROLLER: u8 = 1 << 4;
 }
 
 macro_rules! views {

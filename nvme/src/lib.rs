@@ -9,9 +9,15 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod auth;
 mod cqe;
+pub mod discovery;
 mod dwords;
+pub mod event;
 pub mod fabrics;
+pub mod features;
+pub mod identify;
+pub mod log;
 mod macros;
 mod nqn;
 pub mod nvm;

@@ -149,4 +149,29 @@ macro_rules! codes {
     )* };
 }
 
-pub(crate) use {bits, codes, layout};
+/// Declares named values of a byte that selects something, as plain constants with a `name` function.
+macro_rules! consts {
+    ($( $name:ident = $code:literal => $text:literal; )*) => {
+        $( #[doc = concat!($text, " (`", stringify!($code), "`).")] pub const $name: u8 = $code; )*
+
+        /// Every named value, ascending.
+        pub const ALL: &[u8] = &[$($name),*];
+
+        /// The specification's name of a value, if it has one.
+        pub const fn name(code: u8) -> Option<&'static str> {
+            match code { $( $code => Some($text), )* _ => None }
+        }
+    };
+}
+
+/// Declares the single bits of an integer field, one module of masks a field: `NAME = bit => meaning;`.
+macro_rules! masks {
+    ($( $(#[$meta:meta])* pub mod $module:ident: $ty:ty { $( $name:ident = $bit:literal => $text:literal; )* } )*) => { $(
+        $(#[$meta])*
+        pub mod $module {
+            $( #[doc = concat!("Bit ", stringify!($bit), ": ", $text, ".")] pub const $name: $ty = 1 << $bit; )*
+        }
+    )* };
+}
+
+pub(crate) use {bits, codes, consts, layout, masks};

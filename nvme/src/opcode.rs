@@ -28,23 +28,9 @@ impl Direction {
     }
 }
 
-macro_rules! opcodes {
-    ($( $name:ident = $code:literal => $text:literal; )*) => {
-        $( #[doc = concat!($text, ".")] pub const $name: u8 = $code; )*
-
-        /// Every named opcode, ascending.
-        pub const ALL: &[u8] = &[$($name),*];
-
-        /// The specification's name of an opcode, if it has one.
-        pub const fn name(opcode: u8) -> Option<&'static str> {
-            match opcode { $( $code => Some($text), )* _ => None }
-        }
-    };
-}
-
 /// Opcodes of admin commands (base 2.1 §5).
 pub mod admin {
-    opcodes! {
+    crate::macros::consts! {
         DELETE_IO_SQ = 0x00 => "Delete I/O Submission Queue";
         CREATE_IO_SQ = 0x01 => "Create I/O Submission Queue";
         GET_LOG_PAGE = 0x02 => "Get Log Page";
@@ -97,7 +83,7 @@ pub mod admin {
 
 /// Opcodes of I/O commands (base 2.1 §7, NVM command set 1.1 §3.2).
 pub mod io {
-    opcodes! {
+    crate::macros::consts! {
         FLUSH = 0x00 => "Flush";
         WRITE = 0x01 => "Write";
         READ = 0x02 => "Read";

@@ -54,7 +54,7 @@ pub struct ReservationRegister {
     pub action: RegisterAction,
     /// Ignore the existing key: CRKEY is not compared.
     pub ignore_key: bool,
-    /// Disperse-namespace register support is off for this registration (DISNSRS).
+    /// The host supports reservations on dispersed namespaces (DISNSRS).
     pub dispersed: bool,
     /// Persistence through power loss, two bits.
     pub persistence: ChangePersistence,
@@ -69,7 +69,7 @@ pub struct ReservationAcquire {
     pub action: AcquireAction,
     /// Ignore the existing key; not allowed by base 1.3 and later.
     pub ignore_key: bool,
-    /// Dispersed-namespace reservation support (DISNSRS).
+    /// The host supports reservations on dispersed namespaces (DISNSRS).
     pub dispersed: bool,
     /// Type of reservation.
     pub kind: ReservationType,
@@ -84,7 +84,7 @@ pub struct ReservationRelease {
     pub action: ReleaseAction,
     /// Ignore the existing key; not allowed by base 1.3 and later.
     pub ignore_key: bool,
-    /// Dispersed-namespace reservation support (DISNSRS).
+    /// The host supports reservations on dispersed namespaces (DISNSRS).
     pub dispersed: bool,
     /// Type of the reservation released.
     pub kind: ReservationType,
@@ -99,6 +99,8 @@ pub struct ReservationReport {
     pub numd: u32,
     /// The extended data structure, with 128-bit host identifiers, is asked for.
     pub extended: bool,
+    /// The host supports reservations on dispersed namespaces (DISNSRS).
+    pub dispersed: bool,
 }
 
 const IEKEY: u32 = 1 << 3;
@@ -184,7 +186,7 @@ impl ReservationReport {
         Sqe {
             nsid: U32::new(self.nsid.0),
             cdw10: U32::new(self.numd),
-            cdw11: U32::new(u32::from(self.extended)),
+            cdw11: U32::new(u32::from(self.extended) | u32::from(self.dispersed) << 1),
             ..Sqe::new(opcode::io::RESERVATION_REPORT, cid)
         }
     }
@@ -192,7 +194,13 @@ impl ReservationReport {
 
 impl From<&Sqe> for ReservationReport {
     fn from(sqe: &Sqe) -> Self {
-        Self { nsid: sqe.nsid(), numd: sqe.cdw10.get(), extended: sqe.cdw11.get() & 1 == 1 }
+        let flags = sqe.cdw11.get();
+        Self {
+            nsid: sqe.nsid(),
+            numd: sqe.cdw10.get(),
+            extended: flags & 0b01 != 0,
+            dispersed: flags & 0b10 != 0,
+        }
     }
 }
 
@@ -237,7 +245,7 @@ layout! {
 
     /// A registered controller, for 64-bit host identifiers (base 2.1 §7.8).
     pub struct RegisteredController: 24 {
-        /// Controller identifier; `FFFFh` when dynamic controllers do not tell.
+        /// Controller identifier; `FFFFh` for no controller of this subsystem, `FFFDh` for a dispersed participant.
         0 => cntlid: U16,
         /// Bit 0: this host holds the reservation.
         2 => rcsts: u8,
@@ -259,7 +267,7 @@ layout! {
 
     /// A registered controller, for 128-bit host identifiers, as fabrics hosts have (base 2.1 §7.8).
     pub struct RegisteredControllerExtended: 64 {
-        /// Controller identifier; `FFFFh` when dynamic controllers do not tell.
+        /// Controller identifier; `FFFFh` for no controller of this subsystem, `FFFDh` for a dispersed participant.
         0 => cntlid: U16,
         /// Bit 0: this host holds the reservation.
         2 => rcsts: u8,
