@@ -1,2 +1,13 @@
-//! Sans-IO state machines of NVMe over Fabrics, host and target: bytes and `now` in, effects out.
+//! Sans-IO protocol machines of NVMe over Fabrics, host and target side.
+//!
+//! Bytes or capsules and the time go in; bytes, commands and completions come out. Nothing here reads a clock, does
+//! I/O or allocates on the command path, so the same code runs over sockets, in the simulator and under a fuzzer.
+//!
+//! - [`tcp`]: the two sides of an NVMe/TCP connection.
 #![forbid(unsafe_code)]
+
+mod command;
+mod slab;
+pub mod tcp;
+
+pub use command::{CommandId, Completion, Execution, IoBuffer, NS_PER_MS, NS_PER_S, Now};
