@@ -1,3 +1,6 @@
 //! The data plane: devices, target, JSON-RPC.
 
+pub mod config;
 pub mod device;
+pub mod logs;
+pub mod preflight;

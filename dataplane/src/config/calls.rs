@@ -1,0 +1,245 @@
+//! What a configuration file stands for: method calls, in the order in which they are made.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Map, Value, json};
+
+use super::types::{Config, Device, DeviceKind, Listener, Namespace, PathState, Referral, Subsystem, Tcp};
+
+/// NQN under which every discovery service answers.
+const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
+
+/// Bytes of a block of a memory or null device, when nobody says.
+const BLOCK_SIZE_DEFAULT: u32 = 4096;
+
+/// One call of a method.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The method.
+    pub method: &'static str,
+    /// Its parameters.
+    pub params: Value,
+    /// The part of the file from which it comes, for messages.
+    pub what: String,
+}
+
+/// Values that do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {message}")]
+pub struct Contradiction {
+    /// The part of the file.
+    pub what: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Config {
+    /// The calls that set up what the file describes, on a target that is empty.
+    ///
+    /// # Errors
+    /// When a device lacks what its kind needs.
+    pub fn calls(&self) -> Result<Vec<Call>, Contradiction> {
+        let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
+        calls.extend(self.transport());
+        calls.extend(self.discovery.referrals.iter().map(referral));
+        self.subsystems.iter().for_each(|subsystem| add_subsystem(&mut calls, subsystem));
+        calls.extend(self.discovery.listeners.iter().map(|address| {
+            let params = json!({"nqn": DISCOVERY_NQN, "listen_address": listen_address(*address)});
+            Call {
+                method: "nvmf_subsystem_add_listener",
+                params,
+                what: format!("discovery listener {address}"),
+            }
+        }));
+        Ok(calls)
+    }
+
+    /// The transport, if the file needs one.
+    fn transport(&self) -> Option<Call> {
+        let listens =
+            self.subsystems.iter().any(|subsystem| subsystem.listeners.iter().flatten().count() > 0)
+                || !self.discovery.listeners.is_empty();
+        let tcp = self.tcp.clone().or_else(|| listens.then(Tcp::default))?;
+        let params = json!({
+            "trtype": "TCP",
+            "max_queue_depth": tcp.queue_depth,
+            "max_aq_depth": tcp.admin_queue_depth,
+            "max_io_qpairs_per_ctrlr": tcp.io_queues_per_controller,
+            "in_capsule_data_size": tcp.in_capsule_data.0,
+            "max_io_size": tcp.io_size.0,
+            "c2h_success": tcp.c2h_success,
+        });
+        Some(Call { method: "nvmf_create_transport", params, what: "tcp".to_owned() })
+    }
+}
+
+fn device(device: &Device) -> Result<Call, Contradiction> {
+    let what = format!("device {}", device.name);
+    let wrong = |message: &str| Contradiction { what: what.clone(), message: message.to_owned() };
+    let mut params = Map::new();
+    params.insert("name".to_owned(), json!(device.name));
+    optional(&mut params, "uuid", &device.uuid);
+    let method = match device.kind {
+        DeviceKind::Uring => {
+            let path = device.path.as_ref().ok_or_else(|| wrong("`path` is missing"))?;
+            params.insert("filename".to_owned(), json!(path));
+            optional(&mut params, "block_size", &device.block_size);
+            optional(&mut params, "size_bytes", &device.size.map(|size| size.0));
+            optional(&mut params, "direct", &device.direct);
+            "bdev_uring_create"
+        }
+        DeviceKind::Memory | DeviceKind::Null => {
+            let size = device.size.ok_or_else(|| wrong("`size` is missing"))?;
+            if device.path.is_some() || device.direct.is_some() {
+                return Err(wrong("`path` and `direct` go only with kind `uring`"));
+            }
+            let block_size = device.block_size.unwrap_or(BLOCK_SIZE_DEFAULT);
+            if block_size == 0 || size.0 % u64::from(block_size) != 0 {
+                return Err(wrong("`size` is not a multiple of `block_size`"));
+            }
+            params.insert("num_blocks".to_owned(), json!(size.0 / u64::from(block_size)));
+            params.insert("block_size".to_owned(), json!(block_size));
+            if device.kind == DeviceKind::Memory { "bdev_malloc_create" } else { "bdev_null_create" }
+        }
+    };
+    Ok(Call { method, params: Value::Object(params), what })
+}
+
+fn add_subsystem(calls: &mut Vec<Call>, subsystem: &Subsystem) {
+    let what = format!("subsystem {}", subsystem.nqn);
+    let mut push = |method, params| calls.push(Call { method, params, what: what.clone() });
+    push("nvmf_create_subsystem", create_subsystem(subsystem));
+    for host in subsystem.hosts.iter().flatten() {
+        push("nvmf_subsystem_add_host", json!({"nqn": subsystem.nqn, "host": host}));
+    }
+    for namespace in subsystem.namespaces.iter().flatten() {
+        push("nvmf_subsystem_add_ns", json!({"nqn": subsystem.nqn, "namespace": add_namespace(namespace)}));
+    }
+    for listener in subsystem.listeners.iter().flatten() {
+        push("nvmf_subsystem_add_listener", add_listener(subsystem, listener));
+    }
+}
+
+fn create_subsystem(subsystem: &Subsystem) -> Value {
+    let mut params = Map::new();
+    params.insert("nqn".to_owned(), json!(subsystem.nqn));
+    optional(&mut params, "serial_number", &subsystem.serial);
+    optional(&mut params, "model_number", &subsystem.model);
+    optional(&mut params, "allow_any_host", &subsystem.allow_any_host);
+    optional(&mut params, "ana_reporting", &subsystem.ana_reporting);
+    optional(&mut params, "max_namespaces", &subsystem.namespaces_max);
+    optional(&mut params, "min_cntlid", &subsystem.controller_id_min);
+    optional(&mut params, "max_cntlid", &subsystem.controller_id_max);
+    optional(&mut params, "hidden", &subsystem.hidden);
+    Value::Object(params)
+}
+
+fn add_namespace(namespace: &Namespace) -> Value {
+    let mut params = Map::new();
+    params.insert("bdev_name".to_owned(), json!(namespace.device));
+    optional(&mut params, "nsid", &namespace.nsid);
+    optional(&mut params, "uuid", &namespace.uuid);
+    optional(&mut params, "nguid", &namespace.nguid);
+    optional(&mut params, "eui64", &namespace.eui64);
+    optional(&mut params, "anagrpid", &namespace.ana_group);
+    Value::Object(params)
+}
+
+fn add_listener(subsystem: &Subsystem, listener: &Listener) -> Value {
+    let mut params = Map::new();
+    params.insert("nqn".to_owned(), json!(subsystem.nqn));
+    params.insert("listen_address".to_owned(), listen_address(listener.address));
+    optional(&mut params, "ana_state", &listener.ana_state.map(PathState::as_str));
+    Value::Object(params)
+}
+
+fn referral(referral: &Referral) -> Call {
+    let mut params = Map::new();
+    params.insert("address".to_owned(), listen_address(referral.address));
+    optional(&mut params, "subnqn", &referral.nqn);
+    Call {
+        method: "nvmf_discovery_add_referral",
+        params: Value::Object(params),
+        what: format!("referral {}", referral.address),
+    }
+}
+
+fn listen_address(address: SocketAddr) -> Value {
+    let adrfam = match address.ip() {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    };
+    json!({
+        "trtype": "TCP",
+        "adrfam": adrfam,
+        "traddr": address.ip().to_string(),
+        "trsvcid": address.port().to_string(),
+    })
+}
+
+fn optional(params: &mut Map<String, Value>, name: &str, value: &Option<impl serde::Serialize>) {
+    if let Some(value) = value {
+        params.insert(name.to_owned(), json!(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(Path::new("c.toml"), text).expect("accepted")
+    }
+
+    #[test]
+    fn a_file_becomes_calls_in_the_order_they_depend_on_each_other() {
+        let config = config(
+            r#"
+            [[subsystems]]
+            nqn = "nqn.2026-01.org.example:s"
+            hosts = ["nqn.2026-01.org.example:h"]
+            namespaces = [{ device = "m" }]
+            listeners = [{ address = "[::1]:4420" }]
+            [[devices]]
+            name = "m"
+            kind = "memory"
+            size = "1 MiB"
+            "#,
+        );
+        let calls = config.calls().expect("consistent");
+        let methods: Vec<_> = calls.iter().map(|call| call.method).collect();
+        assert_eq!(
+            methods,
+            [
+                "bdev_malloc_create",
+                "nvmf_create_transport",
+                "nvmf_create_subsystem",
+                "nvmf_subsystem_add_host",
+                "nvmf_subsystem_add_ns",
+                "nvmf_subsystem_add_listener",
+            ]
+        );
+        assert_eq!(calls[0].params, json!({"name": "m", "num_blocks": 256, "block_size": 4096}));
+        assert_eq!(calls[5].params["listen_address"]["adrfam"], "IPv6");
+    }
+
+    #[test]
+    fn a_device_that_lacks_what_its_kind_needs_is_refused() {
+        for (text, message) in [
+            ("kind = \"uring\"", "`path` is missing"),
+            ("kind = \"memory\"", "`size` is missing"),
+            ("kind = \"null\"\nsize = 1000", "`size` is not a multiple of `block_size`"),
+            ("kind = \"null\"\nsize = 4096\npath = \"/x\"", "`path` and `direct` go only with kind `uring`"),
+        ] {
+            let config = config(&format!("[[devices]]\nname = \"d\"\n{text}\n"));
+            assert_eq!(config.calls().expect_err("refused").message, message);
+        }
+    }
+
+    #[test]
+    fn no_transport_is_made_when_nothing_listens() {
+        assert_eq!(Config::default().calls(), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,252 @@
+//! Every key of the configuration file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::schema::{Described, Kind};
+use super::size::ByteSize;
+use crate::described;
+use crate::described_words;
+use crate::logs::{LogFormat, LogLevel};
+
+impl Described for SocketAddr {
+    const KIND: Kind = Kind::Text;
+}
+
+impl Described for PathBuf {
+    const KIND: Kind = Kind::Text;
+}
+
+/// Where the daemon answers JSON-RPC unless told otherwise.
+pub const RPC_SOCKET: &str = "/var/run/pollux/dataplane.sock";
+
+described_words! {
+    /// What a reactor does when there is nothing to do.
+    pub enum Idling {
+        /// Poll for a while, then sleep in the kernel until something happens.
+        Adaptive = "adaptive",
+        /// Poll for ever: the lowest latency, a core always busy.
+        Polling = "polling",
+        /// Sleep at once.
+        Interrupt = "interrupt",
+    }
+}
+
+described_words! {
+    /// What holds the blocks of a device.
+    pub enum DeviceKind {
+        /// A block device or file, through io_uring.
+        Uring = "uring",
+        /// Memory. Lost at exit.
+        Memory = "memory",
+        /// Nothing: writes vanish, reads give zeroes.
+        Null = "null",
+    }
+}
+
+described_words! {
+    /// State of a path, as hosts see it.
+    pub enum PathState {
+        /// The best path.
+        Optimized = "optimized",
+        /// Works, with less performance.
+        NonOptimized = "non_optimized",
+        /// Does not serve commands.
+        Inaccessible = "inaccessible",
+    }
+}
+
+described! {
+    /// The threads that do I/O: one per core, pinned.
+    pub struct Reactors {
+        /// The cores, as a list (`0-3,8`) or a mask (`0xf`). The option `--cores` goes first.
+        cores: String = "0".to_owned(),
+        /// What a reactor does when there is nothing to do.
+        mode: Idling = Idling::Adaptive,
+        /// Microseconds that an `adaptive` reactor polls after its last work before it sleeps.
+        idle_after_us: u64 = 100,
+        /// Milliseconds that one piece of work may take before a warning names it.
+        stall_after_ms: u64 = 50,
+    }
+}
+
+described! {
+    /// Memory for data on its way, per reactor.
+    pub struct Buffers {
+        /// Buffers of 4 KiB.
+        small: u32 = 4096,
+        /// Buffers of 128 KiB.
+        large: u32 = 256,
+        /// Make all of it resident at start instead of on first use.
+        prefault: bool = false,
+    }
+}
+
+described! {
+    /// The control socket.
+    pub struct Rpc {
+        /// A unix socket with mode 0600. The option `--rpc-socket` goes first.
+        socket: PathBuf = PathBuf::from(RPC_SOCKET),
+    }
+}
+
+described! {
+    /// Metrics for Prometheus.
+    pub struct Metrics {
+        /// Address and port of an HTTP server that answers `/metrics`; none by default. The option `--metrics` goes first.
+        address: Option<SocketAddr> = None,
+    }
+}
+
+described! {
+    /// The log, on standard error.
+    pub struct Log {
+        /// How much. The option `--log-level` and then `POLLUX_LOG` in the environment go first.
+        level: LogLevel = LogLevel::Notice,
+        /// How a line looks. The option `--log-format` goes first.
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+described! {
+    /// NVMe/TCP. The transport exists when this table or any listener does.
+    pub struct Tcp {
+        /// Entries of an I/O queue, 2–65536.
+        queue_depth: u32 = 128,
+        /// Entries of an admin queue, 32–4096.
+        admin_queue_depth: u32 = 128,
+        /// I/O queues of one controller, 1–64.
+        io_queues_per_controller: u16 = 64,
+        /// Data inside a command capsule: a multiple of 16 bytes up to 64 KiB.
+        in_capsule_data: ByteSize = ByteSize(8 << 10),
+        /// Data of one command: 4 KiB times a power of two, up to 2 MiB.
+        io_size: ByteSize = ByteSize(128 << 10),
+        /// End read data with the SUCCESS flag instead of a response, for hosts without SQ flow control.
+        c2h_success: bool = true,
+    }
+}
+
+described! {
+    /// A device.
+    pub struct Device {
+        /// Its name: 1–255 printable characters without spaces.
+        name: String,
+        /// What holds its blocks.
+        kind: DeviceKind,
+        /// For `uring`: the block device or file.
+        path: Option<PathBuf>,
+        /// For `memory` and `null`: the capacity. For `uring`: the file is created when there is none, and made at least
+        /// this long; without it, it must exist.
+        size: Option<ByteSize>,
+        /// For `uring`: go around the page cache. Default `true`; `false` is for file systems without direct I/O.
+        direct: Option<bool>,
+        /// Bytes of a block, 512 or 4096. Default 4096; for `uring`, the block device's own.
+        block_size: Option<u32>,
+        /// Identity, which hosts see. Default: random, or for `uring` derived from the path.
+        uuid: Option<Uuid>,
+    }
+}
+
+described! {
+    /// A namespace: a device that hosts see.
+    pub struct Namespace {
+        /// The name of the device.
+        device: String,
+        /// Namespace identifier. Default: the lowest free one.
+        nsid: Option<u32>,
+        /// UUID. Default: the device's.
+        uuid: Option<Uuid>,
+        /// Globally unique identifier, 32 hexadecimal digits.
+        nguid: Option<String>,
+        /// IEEE extended unique identifier, 16 hexadecimal digits.
+        eui64: Option<String>,
+        /// ANA group. Default: the NSID.
+        ana_group: Option<u32>,
+    }
+}
+
+described! {
+    /// Where a subsystem listens.
+    pub struct Listener {
+        /// IP address and port: `192.0.2.1:4420`, `[2001:db8::1]:4420`.
+        address: SocketAddr,
+        /// State of every ANA group on this path. Default `optimized`; another needs `ana_reporting`.
+        ana_state: Option<PathState>,
+    }
+}
+
+described! {
+    /// A subsystem: namespaces under one name.
+    pub struct Subsystem {
+        /// Its NVMe Qualified Name: `nqn.2026-01.org.example:disks`.
+        nqn: String,
+        /// Serial number, up to 20 printable ASCII characters. Default: twenty zeroes.
+        serial: Option<String>,
+        /// Model number, up to 40 printable ASCII characters.
+        model: Option<String>,
+        /// Let every host connect. Default `false`: only `hosts`.
+        allow_any_host: Option<bool>,
+        /// NQNs of the hosts that may connect.
+        hosts: Option<Vec<String>>,
+        /// Report ANA states. Default `false`.
+        ana_reporting: Option<bool>,
+        /// The highest NSID. Default 32.
+        namespaces_max: Option<u32>,
+        /// The lowest controller identifier. Default 1.
+        controller_id_min: Option<u16>,
+        /// The highest controller identifier. Default 65519.
+        controller_id_max: Option<u16>,
+        /// Leave it out of the discovery log page. Default `false`.
+        hidden: Option<bool>,
+        /// Its namespaces.
+        namespaces: Option<Vec<Namespace>>,
+        /// Where it listens.
+        listeners: Option<Vec<Listener>>,
+    }
+}
+
+described! {
+    /// Another discovery service that ours refers to.
+    pub struct Referral {
+        /// IP address and port.
+        address: SocketAddr,
+        /// Its NQN. Default: the well-known discovery NQN.
+        nqn: Option<String>,
+    }
+}
+
+described! {
+    /// The discovery service.
+    pub struct Discovery {
+        /// Where it listens: addresses with ports.
+        listeners: Vec<SocketAddr> = Vec::new(),
+        /// Other discovery services.
+        referrals: Vec<Referral> = Vec::new(),
+    }
+}
+
+described! {
+    /// The whole file. Every table may be left out.
+    pub struct Config {
+        /// The threads that do I/O.
+        reactors: Reactors = Reactors::default(),
+        /// Memory for data on its way.
+        buffers: Buffers = Buffers::default(),
+        /// The control socket.
+        rpc: Rpc = Rpc::default(),
+        /// Metrics for Prometheus.
+        metrics: Metrics = Metrics::default(),
+        /// The log.
+        log: Log = Log::default(),
+        /// NVMe/TCP.
+        tcp: Option<Tcp> = None,
+        /// What holds blocks.
+        devices: Vec<Device> = Vec::new(),
+        /// What hosts connect to.
+        subsystems: Vec<Subsystem> = Vec::new(),
+        /// How hosts find it.
+        discovery: Discovery = Discovery::default(),
+    }
+}
