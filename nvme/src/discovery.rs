@@ -1,4 +1,4 @@
-//! Discovery log (base 2.1 §5.1.12.3.1) and Discovery Information Management (§5.2.1).
+//! Discovery log (base 2.1 §5.1.12.3.1) and Discovery Information Management (§5.3.3).
 
 mod entry;
 mod management;

@@ -99,7 +99,7 @@ bits! {
         tmpthh, with_tmpthh: u8 = 22, 3;
     }
 
-    /// Error Recovery, 05h (NVM command set 1.1 §4.1.3.3).
+    /// Error Recovery, 05h (NVM command set 1.1 §4.1.3.2).
     pub struct ErrorRecovery(u32) {
         /// Time limited error recovery, in 100 ms; zero is no limit.
         tler, with_tler: u16 = 0, 16;
@@ -113,7 +113,7 @@ bits! {
         wce, with_wce: bool = 0;
     }
 
-    /// Number of Queues, 07h: what a host asks for, and in the result what it gets (base 2.1 §5.1.25.1.5).
+    /// Number of Queues, 07h: what a host asks for, and in the result what it gets (base 2.1 §5.1.25.2.1).
     pub struct NumberOfQueues(u32) {
         /// I/O submission queues, 0's based; 65,535 is not allowed.
         nsq, with_nsq: u16 = 0, 16;
@@ -137,13 +137,13 @@ bits! {
         cd, with_cd: bool = 16;
     }
 
-    /// Write Atomicity Normal, 0Ah (NVM command set 1.1 §4.1.3.4).
+    /// Write Atomicity Normal, 0Ah (NVM command set 1.1 §4.1.3.3).
     pub struct WriteAtomicity(u32) {
         /// AWUN and NAWUN need not be honoured.
         dn, with_dn: bool = 0;
     }
 
-    /// Asynchronous Event Configuration, 0Bh (base 2.1 §5.1.25.1.8); bits as [`async_event`] and OAES.
+    /// Asynchronous Event Configuration, 0Bh (base 2.1 §5.1.25.1.5); bits as [`async_event`] and OAES.
     pub struct AsyncEventConfig(u32) {
         /// Critical warnings of the SMART log that send an event.
         smart, with_smart: u8 = 0, 8;
@@ -211,7 +211,7 @@ bits! {
         noppme, with_noppme: bool = 0;
     }
 
-    /// LBA Status Information Report Interval, 15h, in 100 ms (NVM command set 1.1 §4.1.3.6).
+    /// LBA Status Information Report Interval, 15h, in 100 ms (NVM command set 1.1 §4.1.3.5).
     pub struct LbaStatusInterval(u32) {
         /// Report interval.
         lsiri, with_lsiri: u16 = 0, 16;

@@ -107,7 +107,7 @@ bits! {
         st, with_st: bool = 6;
     }
 
-    /// CRTO, Controller Ready Timeouts (base 2.1 §3.1.4.20), in units of 500 ms.
+    /// CRTO, Controller Ready Timeouts (base 2.1 §3.1.4.21), in units of 500 ms.
     pub struct Crto(u32) {
         /// Ready with media timeout.
         crwmt, with_crwmt: u16 = 0, 16;

@@ -1,4 +1,4 @@
-//! Discovery Information Management (base 2.1 §5.2.1): registration of hosts and subsystems with a discovery
+//! Discovery Information Management (base 2.1 §5.3.3): registration of hosts and subsystems with a discovery
 //! controller.
 
 use crate::macros::{codes, layout};

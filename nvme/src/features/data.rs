@@ -5,7 +5,7 @@ use crate::macros::{layout, masks};
 use zerocopy::little_endian::{U16, U64};
 
 layout! {
-    /// Timestamp, 0Eh (base 2.1 §5.1.25.1.10).
+    /// Timestamp, 0Eh (base 2.1 §5.1.25.1.7).
     pub struct Timestamp: 8 {
         /// Milliseconds since 1970 (or since reset), 48 bits little-endian.
         0 => milliseconds: [u8; 6],

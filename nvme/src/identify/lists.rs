@@ -42,7 +42,7 @@ layout! {
         0 => combinations: [U64; 512],
     }
 
-    /// UUID List entry (base 2.1 §5.1.13.2.16).
+    /// UUID List entry (base 2.1 §5.1.13.2.14).
     pub struct UuidEntry: 32 {
         /// Bits 1:0: 1 when the UUID is the PCI vendor's, 2 the subsystem vendor's.
         0 => header: u8,
@@ -52,7 +52,7 @@ layout! {
         16 => uuid: [u8; 16],
     }
 
-    /// UUID List, CNS 17h (base 2.1 §5.1.13.2.16).
+    /// UUID List, CNS 17h (base 2.1 §5.1.13.2.14).
     pub struct UuidList: 4096 {
         #[doc(hidden)]
         0 => rsvd0: [u8; 32],
@@ -60,7 +60,7 @@ layout! {
         32 => entries: [UuidEntry; 127],
     }
 
-    /// Endurance Group List, CNS 19h (base 2.1 §5.1.13.2.18).
+    /// Endurance Group List, CNS 19h (base 2.1 §5.1.13.2.16).
     pub struct EnduranceGroupList: 4096 {
         /// Number of identifiers.
         0 => number: U16,

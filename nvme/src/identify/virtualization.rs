@@ -4,7 +4,7 @@ use crate::macros::layout;
 use zerocopy::little_endian::{U16, U32};
 
 layout! {
-    /// Primary Controller Capabilities, CNS 14h (base 2.1 §5.1.13.2.14).
+    /// Primary Controller Capabilities, CNS 14h (base 2.1 §5.1.13.3).
     pub struct PrimaryControllerCapabilities: 4096 {
         /// Controller identifier.
         0 => cntlid: U16,
@@ -44,7 +44,7 @@ layout! {
         80 => rsvd80: [u8; 4016],
     }
 
-    /// Entry of the Secondary Controller List (base 2.1 §5.1.13.2.15).
+    /// Entry of the Secondary Controller List (base 2.1 §5.1.13.3).
     pub struct SecondaryController: 32 {
         /// Secondary controller.
         0 => scid: U16,
@@ -64,7 +64,7 @@ layout! {
         14 => rsvd14: [u8; 18],
     }
 
-    /// Secondary Controller List, CNS 15h (base 2.1 §5.1.13.2.15).
+    /// Secondary Controller List, CNS 15h (base 2.1 §5.1.13.3).
     pub struct SecondaryControllerList: 4096 {
         /// Number of entries.
         0 => number: u8,
