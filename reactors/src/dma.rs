@@ -13,6 +13,8 @@
 mod arena;
 mod io_buf;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use io_buf::{IO_SIZE_MAX, IoBuf};
 pub use pool::{

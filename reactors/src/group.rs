@@ -234,6 +234,12 @@ impl ReactorHandle {
         self.shared.metrics.snapshot()
     }
 
+    /// Whether it sleeps in the kernel just now.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.shared.beacon.is_asleep()
+    }
+
     pub(crate) fn shared(&self) -> &Arc<ReactorShared> {
         &self.shared
     }
@@ -317,7 +323,7 @@ impl Reactors {
             let (config, handle) = (config.clone(), handle.clone());
             let (watchdog, started) = (watchdog.cloned(), started.clone());
             let name = format!("reactor-{}", handle.id());
-            let run = move || run_pinned(&config, handle, inbox, watchdog, &started);
+            let run = move || run_pinned(&config, handle, inbox, watchdog, started);
             self.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
         drop(started);
@@ -419,7 +425,7 @@ fn run_pinned(
     handle: ReactorHandle,
     inbox: Mailbox<Message>,
     watchdog: Option<WatchdogCall>,
-    started: &mpsc::Sender<Result<(), StartError>>,
+    started: mpsc::Sender<Result<(), StartError>>,
 ) -> Vec<String> {
     let reactor = pin(handle.core()).and_then(|()| Reactor::new(config, handle, inbox, watchdog));
     let (outcome, reactor) = match reactor {
@@ -428,6 +434,7 @@ fn run_pinned(
     };
     // The starter waits for this; when it gave up, it also stops the reactor.
     let _ = started.send(outcome);
+    drop(started);
     let Some(mut reactor) = reactor else { return Vec::new() };
     while !reactor.finished() {
         reactor.step();

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::dma::DmaPool;
 use crate::epoll::WakeSet;
@@ -23,6 +24,8 @@ use crate::timers::TimerWheel;
 const MESSAGES_PER_TURN: usize = 64;
 /// Tasks polled a turn.
 const TASKS_PER_TURN: usize = 32;
+/// While draining, the longest sleep: a poller that starts its last work in `drain` need not wake its reactor.
+const DRAIN_SLEEP_MAX: Duration = Duration::from_millis(1);
 /// Buffer gauges are published every so many turns; a power of two.
 const TURNS_PER_GAUGE: u64 = 64;
 
@@ -64,7 +67,7 @@ pub(crate) struct Reactor {
     pace: Pace,
     stalls: StallMeter,
     watchdog: Option<WatchdogCall>,
-    drain_for: std::time::Duration,
+    drain_for: Duration,
     drain_until: Option<Timestamp>,
     undrained: Vec<PollerId>,
     finished: bool,
@@ -339,7 +342,7 @@ impl Reactor {
 
     fn wait(&mut self) {
         let before = self.local.clock().now();
-        let deadline = self.deadline();
+        let deadline = self.deadline(before);
         if deadline <= before {
             return;
         }
@@ -363,9 +366,10 @@ impl Reactor {
     }
 
     /// When something happens even if nothing wakes the reactor.
-    fn deadline(&self) -> Timestamp {
+    fn deadline(&self, now: Timestamp) -> Timestamp {
+        let drain = self.drain_until.map(|_| now + DRAIN_SLEEP_MAX);
         let pollers = self.pollers.iter().filter_map(|slot| slot.poller.next_deadline()).min();
-        [Some(self.wheel.next()), Some(self.local.executor().next_wake()), self.drain_until, pollers]
+        [Some(self.wheel.next()), Some(self.local.executor().next_wake()), drain, pollers]
             .into_iter()
             .flatten()
             .min()

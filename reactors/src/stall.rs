@@ -50,6 +50,11 @@ impl Beacon {
         self.turn_start.store(ASLEEP, Ordering::Relaxed);
     }
 
+    /// Also before the first turn.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.turn_start.load(Ordering::Relaxed) == ASLEEP
+    }
+
     #[inline]
     pub(crate) fn running(&self, poller: PollerId) {
         self.running.store(poller.0, Ordering::Relaxed);

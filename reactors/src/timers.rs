@@ -23,9 +23,12 @@ const DIGIT_BITS: u32 = 6;
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Eight six-bit digits hold every tick that 64 bits of nanoseconds can name.
 const LEVELS: usize = 8;
+/// The last tick there is, 584 years from the origin.
+const TICK_MAX: u64 = u64::MAX >> TICK_BITS;
 const NONE: u32 = u32::MAX;
 
-const _: () = assert!(LEVELS as u32 * DIGIT_BITS + TICK_BITS >= 64, "every deadline has a place");
+const _: () =
+    assert!(LEVELS * (DIGIT_BITS as usize) + (TICK_BITS as usize) >= 64, "every deadline has a place");
 
 /// What a poller wants to be told when the timer fires. The meaning is the poller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,7 +87,7 @@ pub(crate) struct TimerWheel {
 }
 
 fn tick_at_or_after(deadline: Timestamp) -> u64 {
-    deadline.as_nanos().div_ceil(1 << TICK_BITS)
+    deadline.as_nanos().div_ceil(1 << TICK_BITS).min(TICK_MAX)
 }
 
 fn tick_start(tick: u64) -> Timestamp {
@@ -92,7 +95,8 @@ fn tick_start(tick: u64) -> Timestamp {
 }
 
 fn digit(tick: u64, level: usize) -> usize {
-    (tick >> (level * DIGIT_BITS as usize)) as usize % SLOTS
+    let digit = (tick >> (level * DIGIT_BITS as usize)) & (SLOTS as u64 - 1);
+    usize::try_from(digit).unwrap_or(SLOTS - 1)
 }
 
 impl TimerWheel {
@@ -274,5 +278,151 @@ fn place(level: usize, slot: usize) -> Place {
     match (u8::try_from(level), u8::try_from(slot)) {
         (Ok(level), Ok(slot)) => Place::Wheel { level, slot },
         _ => unreachable!("levels and slots are below 64"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TICK: u64 = 1 << TICK_BITS;
+
+    fn at(nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(nanos)
+    }
+
+    fn drain(wheel: &mut TimerWheel, now: u64) -> Vec<u64> {
+        wheel.advance(at(now));
+        std::iter::from_fn(|| wheel.pop_due()).map(|(_, token)| token.0).collect()
+    }
+
+    #[test]
+    fn timers_fire_in_order_and_never_early() {
+        let mut wheel = TimerWheel::new(at(12_345));
+        for (token, deadline) in [(1, 900 * TICK + 5), (2, 3 * TICK + 1), (3, 3 * TICK), (4, 3 * TICK + 1)] {
+            wheel.arm(at(deadline), TimerToken(token), PollerId(1));
+        }
+        assert_eq!(drain(&mut wheel, 3 * TICK - 1), []);
+        assert_eq!(drain(&mut wheel, 4 * TICK), [3, 2, 4]);
+        assert_eq!(drain(&mut wheel, 900 * TICK + 5), []);
+        assert_eq!(drain(&mut wheel, 901 * TICK), [1]);
+        assert_eq!(wheel.next(), Timestamp::MAX);
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_fires_at_the_next_tick() {
+        let mut wheel = TimerWheel::new(at(10 * TICK));
+        wheel.arm(at(3), TimerToken(1), PollerId(1));
+        assert_eq!(wheel.next(), at(11 * TICK));
+        assert_eq!(drain(&mut wheel, 11 * TICK), [1]);
+    }
+
+    #[test]
+    fn the_farthest_deadline_has_a_place() {
+        let mut wheel = TimerWheel::new(Timestamp::ZERO);
+        let timer = wheel.arm(Timestamp::MAX, TimerToken(1), PollerId(1));
+        assert_eq!(drain(&mut wheel, u64::MAX / 2), []);
+        assert!(wheel.cancel(timer));
+    }
+
+    #[test]
+    fn a_stale_timer_id_cancels_nothing() {
+        let mut wheel = TimerWheel::new(Timestamp::ZERO);
+        let timer = wheel.arm(at(TICK), TimerToken(1), PollerId(1));
+        assert_eq!(drain(&mut wheel, TICK), [1]);
+        let second = wheel.arm(at(2 * TICK), TimerToken(2), PollerId(1));
+        assert!(!wheel.cancel(timer));
+        assert!(wheel.cancel(second));
+        assert!(!wheel.cancel(second));
+    }
+
+    #[test]
+    fn a_timer_that_is_due_can_still_be_cancelled() {
+        let mut wheel = TimerWheel::new(Timestamp::ZERO);
+        wheel.arm(at(TICK), TimerToken(1), PollerId(1));
+        let second = wheel.arm(at(TICK), TimerToken(2), PollerId(1));
+        wheel.advance(at(TICK));
+        assert_eq!(wheel.pop_due(), Some((PollerId(1), TimerToken(1))));
+        assert!(wheel.cancel(second));
+        assert_eq!(wheel.pop_due(), None);
+    }
+
+    #[test]
+    fn a_poller_takes_its_timers_along() {
+        let mut wheel = TimerWheel::new(Timestamp::ZERO);
+        for owner in [1, 2, 1] {
+            wheel.arm(at(u64::from(owner) * 100 * TICK), TimerToken(u64::from(owner)), PollerId(owner));
+        }
+        wheel.cancel_all(PollerId(1));
+        assert_eq!(drain(&mut wheel, 1000 * TICK), [2]);
+    }
+
+    #[test]
+    fn steady_state_reuses_the_slab() {
+        let mut wheel = TimerWheel::new(Timestamp::ZERO);
+        for round in 0..10_000 {
+            let timer = wheel.arm(at(round * TICK + 500_000_000), TimerToken(round), PollerId(1));
+            wheel.arm(at((round + 1) * TICK), TimerToken(round), PollerId(1));
+            assert!(wheel.cancel(timer));
+            assert_eq!(drain(&mut wheel, (round + 1) * TICK), [round]);
+        }
+        assert_eq!(wheel.entries.len(), 2);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Arm(u64),
+        Cancel(usize),
+        Advance(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let spread =
+            |bits: std::ops::Range<u32>| (bits, any::<u64>()).prop_map(|(bits, x)| x % (1_u64 << bits));
+        prop_oneof![
+            3 => spread(1..50).prop_map(Step::Arm),
+            1 => (0..100_usize).prop_map(Step::Cancel),
+            2 => spread(1..48).prop_map(Step::Advance),
+        ]
+    }
+
+    proptest! {
+        /// Against a sorted list: the same timers fire, in the same order, in the same advance.
+        #[test]
+        fn the_wheel_behaves_like_a_sorted_list(start in 0..1_u64 << 40, steps in prop::collection::vec(step(), 1..120)) {
+            let mut now = start;
+            let mut wheel = TimerWheel::new(at(now));
+            let mut armed: Vec<(u64, u64, TimerId)> = Vec::new();
+            for (token, step) in (0..).zip(steps) {
+                match step {
+                    Step::Arm(delay) => {
+                        let id = wheel.arm(at(now + delay), TimerToken(token), PollerId(1));
+                        // What has passed its tick already waits for the next one.
+                        let tick = (now + delay).div_ceil(TICK).max(now / TICK + 1);
+                        armed.push((tick, token, id));
+                        prop_assert!(wheel.next() <= at(tick * TICK));
+                    }
+                    Step::Cancel(which) if !armed.is_empty() => {
+                        let (_, _, id) = armed.remove(which % armed.len());
+                        prop_assert!(wheel.cancel(id));
+                    }
+                    Step::Cancel(_) => {}
+                    Step::Advance(by) => {
+                        now += by;
+                        let fired = drain(&mut wheel, now);
+                        let (due, later): (Vec<_>, Vec<_>) = armed.into_iter().partition(|timer| timer.0 <= now / TICK);
+                        let mut due: Vec<u64> = due.into_iter().map(|timer| timer.1).collect();
+                        armed = later;
+                        prop_assert!(wheel.next() > at(now));
+                        due.sort_unstable();
+                        let mut same = fired.clone();
+                        same.sort_unstable();
+                        prop_assert_eq!(same, due);
+                    }
+                }
+            }
+        }
     }
 }

@@ -73,7 +73,7 @@ mod mapped {
     /// Reserves huge pages for all of `len`, so that touching them later cannot fail.
     fn map_huge(len: usize) -> Option<NonNull<u8>> {
         let base = map(len, MapFlags::HUGETLB | MapFlags::HUGE_2MB);
-        base.inspect_err(|error| warn_once(error)).ok()
+        base.inspect_err(warn_once).ok()
     }
 
     fn warn_once(error: &io::Error) {
