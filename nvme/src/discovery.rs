@@ -36,7 +36,7 @@ codes! {
         CURRENT_DISCOVERY = 3 => "Current discovery subsystem";
     }
 
-    /// Security of a TCP connection, SECTYPE (NVMe/TCP 1.0 §3.1.1).
+    /// Security of a TCP connection, SECTYPE (NVMe/TCP 1.0 §3.6.1.1).
     pub struct TcpSecurity(u8) {
         NONE = 0 => "No security";
         TLS_1_2 = 1 => "TLS 1.2 or later";

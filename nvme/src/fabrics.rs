@@ -1,5 +1,9 @@
 //! Fabrics commands and their data (base 2.1 §6).
 
+mod result;
+
+pub use result::*;
+
 use crate::macros::layout;
 use crate::{ControllerId, Direction, HostId, Nqn, NulStr, QueueId, Sgl, Sqe, opcode};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -35,6 +39,9 @@ pub mod fctype {
 
 /// Smallest admin submission queue a host may ask for over fabrics, in entries (base 2.1 §3.3.3.1).
 pub const ADMIN_QUEUE_ENTRIES_MIN: u16 = 32;
+
+/// SQHD of a Connect response that grants submission queue flow control off (base 2.1 §6.3).
+pub const SQHD_DISABLED: u16 = 0xFFFF;
 
 /// Security protocol of NVMe authentication messages, SECP (base 2.1 §8.3.4.2).
 pub const SECP_NVME: u8 = 0xE9;
@@ -193,7 +200,7 @@ layout! {
 pub mod cattr {
     /// Priority class of the queue, bits 1:0.
     pub const PRIORITY_MASK: u8 = 0b11;
-    /// Disable submission queue flow control: no SQHD, and C2HData may carry SUCCESS.
+    /// Disable submission queue flow control; granted when SQHD of the Connect response is [`super::SQHD_DISABLED`].
     pub const DISABLE_SQ_FLOW_CONTROL: u8 = 1 << 2;
     /// The host supports deletion of individual I/O queues by Disconnect.
     pub const INDIVIDUAL_IO_QUEUE_DELETION: u8 = 1 << 3;
@@ -216,6 +223,8 @@ macro_rules! views {
 
             $(
                 /// A command of this type whose data pointer is an SGL; all else zero.
+                ///
+                /// PSDT says so even without data: some targets refuse fabrics commands with any other value.
                 pub fn new(cid: u16) -> Self {
                     Self {
                         opcode: opcode::FABRICS, flags: 0x40, cid: U16::new(cid), fctype: $fctype,
@@ -337,83 +346,6 @@ impl AuthCommand {
             secp: SECP_NVME,
             length: U32::new(length),
             ..Self::default()
-        }
-    }
-}
-
-/// Dword 0 of a successful Connect response (base 2.1 §6.3).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ConnectResult {
-    /// Controller allocated.
-    pub cntlid: ControllerId,
-    /// Authentication is required before any other command (ATR).
-    pub authentication_required: bool,
-    /// Authentication with secure channel concatenation is required (ASCR).
-    pub secure_channel_required: bool,
-}
-
-impl ConnectResult {
-    const ATR: u64 = 1 << 17;
-    const ASCR: u64 = 1 << 18;
-
-    /// From the result of a completion.
-    pub fn from_result(result: u64) -> Self {
-        Self {
-            cntlid: ControllerId(u16::from_le_bytes([result.to_le_bytes()[0], result.to_le_bytes()[1]])),
-            authentication_required: result & Self::ATR != 0,
-            secure_channel_required: result & Self::ASCR != 0,
-        }
-    }
-
-    /// The result of a completion.
-    pub fn to_result(self) -> u64 {
-        u64::from(self.cntlid.0)
-            | if self.authentication_required { Self::ATR } else { 0 }
-            | if self.secure_channel_required { Self::ASCR } else { 0 }
-    }
-}
-
-/// Dword 0 of a Connect response with status Connect Invalid Parameters: which one (base 2.1 §6.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConnectInvalidParameter {
-    /// A field of the command, by its byte offset.
-    Command {
-        /// Offset in bytes.
-        offset: u16,
-    },
-    /// A field of the data, by its byte offset.
-    Data {
-        /// Offset in bytes.
-        offset: u16,
-    },
-}
-
-impl ConnectInvalidParameter {
-    /// QID in the command.
-    pub const QID: Self = Self::Command { offset: 42 };
-    /// SQSIZE in the command.
-    pub const SQSIZE: Self = Self::Command { offset: 44 };
-    /// CNTLID in the data.
-    pub const CNTLID: Self = Self::Data { offset: 16 };
-    /// SUBNQN in the data.
-    pub const SUBNQN: Self = Self::Data { offset: 256 };
-    /// HOSTNQN in the data.
-    pub const HOSTNQN: Self = Self::Data { offset: 512 };
-    /// HOSTID in the data.
-    pub const HOSTID: Self = Self::Data { offset: 0 };
-
-    /// From the result of a completion.
-    pub fn from_result(result: u64) -> Self {
-        let bytes = result.to_le_bytes();
-        let offset = u16::from_le_bytes([bytes[0], bytes[1]]);
-        if bytes[2] & 1 == 1 { Self::Data { offset } } else { Self::Command { offset } }
-    }
-
-    /// The result of a completion: offset in bits 15:0, bit 16 set for the data.
-    pub fn to_result(self) -> u64 {
-        match self {
-            Self::Command { offset } => u64::from(offset),
-            Self::Data { offset } => u64::from(offset) | 1 << 16,
         }
     }
 }

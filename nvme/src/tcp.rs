@@ -1,4 +1,4 @@
-//! NVMe/TCP PDUs (NVMe/TCP 1.0 §3.6). Every PDU starts with [`CommonHeader`].
+//! NVMe/TCP PDUs (NVMe/TCP 1.0 §3.6.2). Every PDU starts with [`CommonHeader`].
 
 use crate::macros::{codes, layout};
 use crate::{Cqe, Sqe};
@@ -16,9 +16,9 @@ pub const PFV_1_0: u16 = 0;
 pub const PDA_MAX: u8 = 31;
 /// Most bytes of an offending PDU's header a TermReq carries (§3.6.2.4).
 pub const TERM_DATA_BYTES_MAX: usize = 128;
-/// Smallest MAXH2CDATA a controller may announce, in bytes (§3.6.2.3).
+/// MAXH2CDATA that a controller should announce at least, in bytes (§3.6.2.3).
 pub const MAXH2CDATA_MIN: u32 = 4096;
-/// In-capsule data every controller takes with admin and fabrics commands, in bytes (§3.3.2).
+/// In-capsule data every controller takes with admin and fabrics commands, in bytes (§3.3.1).
 pub const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
 
 /// Data alignment in bytes that an HPDA or CPDA value stands for: a multiple of 4.
@@ -27,7 +27,7 @@ pub const fn alignment_bytes(pda: u8) -> usize {
 }
 
 codes! {
-    /// Type of a PDU, byte 0 of every PDU (§3.6.1).
+    /// Type of a PDU, byte 0 of every PDU (§3.3, figure "NVMe/TCP PDU Types"); bit 0 is set from the controller.
     pub struct PduType(u8) {
         IC_REQ = 0x00 => "ICReq";
         IC_RESP = 0x01 => "ICResp";
@@ -60,7 +60,7 @@ impl Fes {
     pub const DATA_TRANSFER_LIMIT_EXCEEDED: Self = Self::LIMIT_EXCEEDED;
 }
 
-/// Bits of the FLAGS byte (§3.6.1 and the PDU concerned).
+/// Bits of the FLAGS byte (§3.6.2.1 and the PDU concerned).
 pub mod flags {
     /// The PDU carries a header digest.
     pub const HDGSTF: u8 = 1 << 0;
@@ -81,7 +81,7 @@ pub mod digest {
 }
 
 layout! {
-    /// Common header of every PDU (§3.6.1).
+    /// Common header of every PDU (§3.6.2.1).
     pub struct CommonHeader: 8 {
         /// Type of the PDU: [`PduType`].
         0 => pdu_type: u8,
@@ -121,7 +121,7 @@ layout! {
         10 => cpda: u8,
         /// Digests in use on this connection: [`digest`].
         11 => dgst: u8,
-        /// Most bytes of data in one H2CData PDU; a multiple of 4, at least [`MAXH2CDATA_MIN`].
+        /// Most bytes of data in one H2CData PDU; a multiple of 4, no less than [`MAXH2CDATA_MIN`] where possible.
         12 => maxh2cdata: U32,
         #[doc(hidden)]
         16 => rsvd16: [u8; 112],
@@ -133,7 +133,7 @@ layout! {
         0 => ch: CommonHeader,
         /// Fatal error status: [`Fes`].
         8 => fes: U16,
-        /// Fatal error information: byte offset of the bad field, or the digest received.
+        /// Fatal error information: offset of the bad field in the offending header, or the header digest received.
         10 => fei: U32,
         #[doc(hidden)]
         14 => rsvd14: [u8; 10],
@@ -226,7 +226,18 @@ impl CommonHeader {
     }
 }
 
+/// Offset of the data in a PDU, bytes: the first multiple of the alignment of `pda` behind header and digest (§3.3).
+pub const fn data_offset(hlen: u8, header_digest: bool, pda: u8) -> usize {
+    let header = hlen as usize + if header_digest { DIGEST_BYTES } else { 0 };
+    header.next_multiple_of(alignment_bytes(pda))
+}
+
 impl PduType {
+    /// Whether a PDU of this type goes from controller to host; all others go from host to controller.
+    pub const fn is_from_controller(self) -> bool {
+        self.0 & 1 == 1
+    }
+
     /// Header length a PDU of this type must announce; `None` for a type without a fixed one.
     pub const fn hlen(self) -> Option<u8> {
         match self {
@@ -302,5 +313,31 @@ impl CapsuleResp {
     /// A response without a header digest.
     pub fn new(cqe: Cqe) -> Self {
         Self { ch: CommonHeader::of(PduType::CAPSULE_RESP, 24), cqe }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_lies_where_the_examples_of_the_specification_have_it() {
+        // 24 bytes of header and 40 of padding for CPDA 0Fh; 8 of padding for HPDA 03h.
+        assert_eq!(data_offset(24, false, 0x0F), 24 + 40);
+        assert_eq!(data_offset(24, false, 0x03), 24 + 8);
+        assert_eq!(data_offset(72, true, 0), 76);
+        assert_eq!(data_offset(24, true, PDA_MAX), 128);
+    }
+
+    #[test]
+    fn the_low_bit_of_a_type_is_its_direction() {
+        for pdu in
+            [PduType::IC_RESP, PduType::C2H_TERM_REQ, PduType::CAPSULE_RESP, PduType::C2H_DATA, PduType::R2T]
+        {
+            assert!(pdu.is_from_controller());
+        }
+        for pdu in [PduType::IC_REQ, PduType::H2C_TERM_REQ, PduType::CAPSULE_CMD, PduType::H2C_DATA] {
+            assert!(!pdu.is_from_controller());
+        }
     }
 }

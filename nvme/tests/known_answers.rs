@@ -68,7 +68,7 @@ fn connect_data_has_its_names_at_256_and_512() {
 }
 
 #[test]
-fn property_set_of_a_linux_host_enables_the_controller() {
+fn property_set_of_cc_enables_the_controller() {
     let wire = padded(
         "7f 40 0100 00 0000000000000000000000000000000000000000000000000000000000000000000000
          00 000000 14000000 0100460000000000",
