@@ -11,6 +11,10 @@ mod counters;
 mod error;
 pub mod memory;
 pub mod null;
+pub mod uring;
+
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     BlockSize, DONE_MAX, Device, DeviceInfo, Done, Io, IoDone, Lba, Op, OpKind, Operations, Queue,

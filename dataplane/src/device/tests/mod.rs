@@ -1,0 +1,4 @@
+//! Tests that hold for several kinds of devices.
+
+mod model;
+pub(crate) mod rig;
