@@ -40,7 +40,7 @@ lab_end() {
 
 in_namespace() { ip netns exec "$NAMESPACE" "$@"; }
 
-# guest_start SCRIPT SECONDS MEMORY: boots, sets GUEST_PID; the console goes to $WORK/console.log.
+# guest_start SCRIPT SECONDS MEMORY [KERNEL_ARGUMENT]: boots, sets GUEST_PID; the console goes to $WORK/console.log.
 guest_start() {
     local script=$1 seconds=$2 memory=$3 nic kernel guest arguments
     kernel=$("$LAB/kernel") || die "no kernel for the lab"
@@ -49,6 +49,7 @@ guest_start() {
     rm -f "$SHARE/status"
     arguments=("mem=$memory" "initrd=$guest" con=null "con0=null,fd:1" "uml_dir=$SOCKETS" umid=guest
         quiet loglevel=4 "lab.share=$SHARE")
+    [ -z "${4:-}" ] || arguments+=("$4")
     for ((nic = 0; nic < NICS; nic++)); do
         arguments+=("vec$nic:transport=tap,ifname=tap$nic,depth=128,gro=1,mtu=$LAB_MTU"
             "lab.net$nic=10.77.$nic.2/24,fd77:$nic::2/64")

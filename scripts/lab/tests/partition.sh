@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Two paths, one of them cut off without a word under verified load: the other carries on, and the first heals.
+# lab: nics=2 seconds=150
+# shellcheck source=../inside.sh
+. /share/inside.sh
+
+transport
+memory_device m0 64
+simple_target m0 10.77.0.1 10.77.1.1
+options=(--reconnect-delay=1 --ctrl-loss-tmo=120 --keep-alive-tmo=2)
+connect 10.77.0.1 "${options[@]}"
+connect 10.77.1.1 "${options[@]}"
+device=$(device_ready)
+echo round-robin >"$(subsystem_folder)/iopolicy"
+not_live() { ! controller_is "$1" live; }
+
+fio_verify "$device" --bssplit=4k/80:64k/20 --size=48M --iodepth=16 --time_based --runtime=20 &
+load=$!
+for address in 10.77.0.1 10.77.1.1; do
+    step "cutting off $address"
+    host partition "$address"
+    eventually 30 not_live "$address"
+    kill -0 "$load" || fail "the load ended early"
+    host heal
+    eventually 30 controller_is "$address" live
+done
+step "the load ends verified"
+wait "$load"
+nvme disconnect -n "$NQN"
+no_io_errors
