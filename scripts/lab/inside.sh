@@ -10,6 +10,8 @@ trap 'echo "FAILED: line $LINENO of ${BASH_SOURCE[0]##*/} (from ${BASH_LINENO[0]
 
 NQN=nqn.2025-01.org.pollux:lab
 PORT=4420
+# A host that returns after a restart refuses a namespace whose identifiers changed.
+FIRST_UUID=0b5ad4f1-4f0e-4d39-8b5e-6c1f6a3d2e10
 ANSWER_SECONDS=60
 
 fail() { echo "FAILED: $*" && dmesg | tail -n 15 && exit 1; }
@@ -65,8 +67,11 @@ subsystem() {
     rpc nvmf_create_subsystem "{\"nqn\":\"$1\",\"serial_number\":\"LAB0001\",\"model_number\":\"Lab\",\
 \"allow_any_host\":true,\"max_namespaces\":32$ana${2:+,$2}}"
 }
-# namespace NQN DEVICE [NSID]
-namespace() { rpc nvmf_subsystem_add_ns "{\"nqn\":\"$1\",\"namespace\":{\"bdev_name\":\"$2\"${3:+,\"nsid\":$3}}}"; }
+# namespace NQN DEVICE [NSID [UUID]]
+namespace() {
+    rpc nvmf_subsystem_add_ns \
+        "{\"nqn\":\"$1\",\"namespace\":{\"bdev_name\":\"$2\"${3:+,\"nsid\":$3}${4:+,\"uuid\":\"$4\"}}}"
+}
 address_json() {
     local family=IPv4
     case $1 in *:*) family=IPv6 ;; esac
@@ -79,7 +84,7 @@ simple_target() {
     local device=$1 address
     shift
     subsystem "$NQN"
-    namespace "$NQN" "$device" 1
+    namespace "$NQN" "$device" 1 "$FIRST_UUID"
     for address in "$@"; do listener "$NQN" "$address"; done
 }
 
@@ -121,9 +126,32 @@ controllers() { find /sys/class/nvme -mindepth 1 -name 'nvme*' | wc -l; }
 fio_verify() {
     local device=$1
     shift
-    fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --rw=randrw --verify=crc32c \
+    timeout 170 fio --name=verify --filename="$device" --direct=1 --ioengine=libaio --rw=randrw --verify=crc32c \
         --verify_fatal=1 --do_verify=1 --verify_backlog=256 --randrepeat=0 --group_reporting --output-format=terse \
         --minimal "$@" >/tmp/fio.out || { cat /tmp/fio.out && return 1; }
+}
+
+# A verified load that goes on until load_end, which fails when any round of it did.
+load_start() {
+    touch /tmp/load
+    (while [ -e /tmp/load ]; do fio_verify "$1" --bssplit=4k/80:64k/20 --size=48M --io_size=24M --iodepth=16; done) &
+    LOAD=$!
+    LOAD_STAT=/sys/block/${1##*/}/stat
+    load_moves
+}
+load_writes() { awk '{ print $5 }' "$LOAD_STAT"; }
+load_past() { [ "$(load_writes)" -gt "$1" ]; }
+# Waits until the load has written this many requests more (default 500): it runs, and at full tilt.
+load_moves() {
+    local from
+    from=$(load_writes)
+    kill -0 "$LOAD" 2>/dev/null || fail "the load ended early"
+    eventually 60 load_past $((from + ${1:-500}))
+}
+load_end() {
+    kill -0 "$LOAD" 2>/dev/null || fail "the load ended early"
+    rm /tmp/load
+    wait "$LOAD"
 }
 
 no_io_errors() {

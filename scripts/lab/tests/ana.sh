@@ -26,8 +26,7 @@ moved() { [ "$(path_ios "$1")" -gt "$2" ]; }
 
 path_is 10.77.0.1 optimized
 path_is 10.77.1.1 optimized
-fio_verify "$device" --bssplit=4k/80:64k/20 --size=48M --iodepth=16 --time_based --runtime=15 &
-load=$!
+load_start "$device"
 active=10.77.0.1 passive=10.77.1.1
 for state in inaccessible non_optimized inaccessible inaccessible; do
     step "$passive becomes $state, $active optimized"
@@ -38,14 +37,14 @@ for state in inaccessible non_optimized inaccessible inaccessible; do
     eventually 10 moved "$active" "$(path_ios "$active")"
     swap=$active active=$passive passive=$swap
 done
-kill -0 "$load" || fail "the load ended early"
 step "no path for a moment: I/O waits, and goes on"
 set_state 10.77.0.1 inaccessible
 set_state 10.77.1.1 inaccessible
 eventually 10 path_is 10.77.1.1 inaccessible
 set_state 10.77.0.1 optimized
+load_moves
 step "the load ends verified"
-wait "$load"
+load_end
 nvme ana-log "/dev/$(basename "$(controller_of 10.77.0.1)")" >/dev/null
 nvme disconnect -n "$NQN"
 no_io_errors

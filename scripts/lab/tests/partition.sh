@@ -14,17 +14,17 @@ device=$(device_ready)
 echo round-robin >"$(subsystem_folder)/iopolicy"
 not_live() { ! controller_is "$1" live; }
 
-fio_verify "$device" --bssplit=4k/80:64k/20 --size=48M --iodepth=16 --time_based --runtime=20 &
-load=$!
+load_start "$device"
 for address in 10.77.0.1 10.77.1.1; do
     step "cutting off $address"
     host partition "$address"
     eventually 30 not_live "$address"
-    kill -0 "$load" || fail "the load ended early"
+    load_moves
     host heal
-    eventually 30 controller_is "$address" live
+    eventually 60 controller_is "$address" live
+    load_moves
 done
 step "the load ends verified"
-wait "$load"
+load_end
 nvme disconnect -n "$NQN"
 no_io_errors
