@@ -1,0 +1,300 @@
+//! One queue pair of the host: a socket and its machine.
+//!
+//! The owner turns it: [`HostQueue::receive`], submit what follows from the completions, [`HostQueue::flush`]. So one turn is
+//! one receive and one send, however many commands they carry. Invariant: every command submitted is completed to the
+//! sink exactly once, with a path error when the connection is lost first.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use fabrics::tcp::ConnState;
+use fabrics::tcp::host::{HostConn, HostData, HostParams, HostProgress, HostSink, SubmitError};
+use fabrics::{IoBuffer, Now};
+use nvme::Sqe;
+use rustix::io::Errno;
+
+use crate::tcp::socket;
+
+/// Sends in one flush; more than one only when more than 1,024 parts wait.
+const SENDS_PER_FLUSH: usize = 4;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The target did not accept the connection, or the link broke.
+    #[error("{}", io::Error::from(*.0))]
+    System(Errno),
+    /// The connection was not established in time.
+    #[error("not connected within {0:?}")]
+    ConnectTimeout(Duration),
+    /// The target closed the connection.
+    #[error("the target closed the connection")]
+    Closed,
+    /// We closed the connection.
+    #[error("the connection was closed")]
+    Local,
+    /// One side broke the protocol, or was too slow.
+    #[error("the NVMe/TCP connection ended: {0:?}")]
+    Protocol(fabrics::tcp::CloseReason),
+}
+
+/// State of the link under the machine.
+enum Link {
+    Connecting { deadline: Now, timeout: Duration },
+    Up,
+    Down(LinkError),
+}
+
+/// What a queue did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct QueueTraffic {
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Receive calls.
+    pub receive_calls: u64,
+    /// Receive calls that found nothing.
+    pub receive_calls_empty: u64,
+    /// Send calls.
+    pub send_calls: u64,
+}
+
+/// A queue pair over TCP, admin or I/O.
+pub struct HostQueue<B> {
+    fd: OwnedFd,
+    machine: HostConn<B>,
+    link: Link,
+    full: bool,
+    traffic: QueueTraffic,
+}
+
+impl<B: IoBuffer> HostQueue<B> {
+    /// Starts to connect. Nothing can be submitted before [`HostQueue::is_ready`].
+    ///
+    /// # Errors
+    /// When the system refuses at once.
+    pub fn connect(
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+        params: HostParams,
+        timeout: Duration,
+        now: Now,
+    ) -> Result<Self, LinkError> {
+        let fd = socket::connect(remote, local).map_err(LinkError::System)?;
+        let deadline = now.after_ns(nanos(timeout));
+        Ok(Self {
+            fd,
+            machine: HostConn::new(params, now),
+            link: Link::Connecting { deadline, timeout },
+            full: false,
+            traffic: QueueTraffic::default(),
+        })
+    }
+
+    /// Receives once into `buffer` and completes what that finishes. Returns whether anything came.
+    #[inline]
+    pub fn receive<S: HostSink<B>>(&mut self, buffer: &mut [u8], now: Now, sink: &mut S) -> bool {
+        match self.link {
+            Link::Up => {}
+            Link::Connecting { .. } => return self.check_connected(now, sink),
+            Link::Down(_) => return false,
+        }
+        self.traffic.receive_calls += 1;
+        match socket::receive(&self.fd, buffer) {
+            Ok(0) => self.fail(LinkError::Closed, sink),
+            Ok(count) => {
+                self.traffic.bytes_received += count as u64;
+                // When the machine ends the connection, its TermReq is flushed before the link goes down.
+                let _: HostProgress = self.machine.on_bytes(&buffer[..count], now, sink);
+                self.check_machine(sink);
+            }
+            Err(Errno::AGAIN) => {
+                self.traffic.receive_calls_empty += 1;
+                return false;
+            }
+            Err(errno) => self.fail(LinkError::System(errno), sink),
+        }
+        true
+    }
+
+    /// Sends what waits. Returns whether anything was sent. Call it once per turn, after the turn's submissions.
+    #[inline]
+    pub fn flush<S: HostSink<B>>(&mut self, sink: &mut S) -> bool {
+        if self.machine.tx_pending() == 0 || !matches!(self.link, Link::Up) {
+            return false;
+        }
+        let mut moved = false;
+        for _ in 0..SENDS_PER_FLUSH {
+            match self.send() {
+                Ok((sent, all)) => {
+                    moved |= sent > 0;
+                    self.full = !all;
+                    self.machine.on_sent(sent, sink);
+                    if self.full || self.machine.tx_pending() == 0 {
+                        break;
+                    }
+                }
+                Err(errno) => {
+                    self.fail(LinkError::System(errno), sink);
+                    return true;
+                }
+            }
+        }
+        self.check_machine(sink);
+        moved
+    }
+
+    /// One send: bytes sent, and whether that was all that was offered.
+    fn send(&mut self) -> Result<(usize, bool), Errno> {
+        let mut parts = ArrayVec::new();
+        self.machine.gather(&mut parts);
+        let offered: usize = parts.iter().map(|part| part.len()).sum();
+        self.traffic.send_calls += 1;
+        let sent = match socket::send(&self.fd, &parts) {
+            Err(Errno::AGAIN) => 0,
+            outcome => outcome?,
+        };
+        self.traffic.bytes_sent += sent as u64;
+        Ok((sent, sent == offered))
+    }
+
+    /// Time passes: connecting, the handshake and commands may take too long.
+    pub fn on_tick<S: HostSink<B>>(&mut self, now: Now, sink: &mut S) {
+        match self.link {
+            Link::Connecting { deadline, timeout } if now >= deadline => {
+                self.fail(LinkError::ConnectTimeout(timeout), sink);
+            }
+            Link::Connecting { .. } | Link::Down(_) => {}
+            Link::Up => {
+                self.machine.on_tick(now, sink);
+                self.check_machine(sink);
+            }
+        }
+    }
+
+    /// When [`HostQueue::on_tick`] may have something to do.
+    pub fn next_deadline(&self) -> Option<Now> {
+        match self.link {
+            Link::Connecting { deadline, .. } => Some(deadline),
+            Link::Up => self.machine.next_deadline(),
+            Link::Down(_) => None,
+        }
+    }
+
+    /// Sends a command at the next flush. Its identifier and data pointer are filled in.
+    ///
+    /// # Errors
+    /// The command is not sent and the data comes back: the reason says why.
+    #[inline]
+    pub fn submit(&mut self, sqe: Sqe, data: HostData<B>, tag: u64, now: Now) -> Result<(), SubmitError<B>> {
+        self.machine.submit(sqe, data, tag, now)
+    }
+
+    /// As [`HostQueue::submit`], with a deadline of its own; [`Now::NEVER`] for a command that waits for an event.
+    ///
+    /// # Errors
+    /// As [`HostQueue::submit`].
+    #[inline]
+    pub fn submit_until(
+        &mut self,
+        sqe: Sqe,
+        data: HostData<B>,
+        tag: u64,
+        deadline: Now,
+    ) -> Result<(), SubmitError<B>> {
+        self.machine.submit_until(sqe, data, tag, deadline)
+    }
+
+    /// Whether the transport's handshake is over and commands can be submitted.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.link, Link::Up) && self.machine.state() == ConnState::Ready
+    }
+
+    /// Why the connection ended, once it has; every command was given back then.
+    pub fn error(&self) -> Option<&LinkError> {
+        match &self.link {
+            Link::Down(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Commands that have not completed.
+    #[inline]
+    pub fn in_flight(&self) -> usize {
+        self.machine.in_flight()
+    }
+
+    /// Whether [`HostQueue::submit`] would refuse a command because as many as fit are outstanding.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.machine.is_full()
+    }
+
+    /// What passed so far.
+    pub fn traffic(&self) -> &QueueTraffic {
+        &self.traffic
+    }
+
+    /// Ends the connection: outstanding commands fail on `sink`.
+    pub fn close<S: HostSink<B>>(&mut self, sink: &mut S) {
+        if self.error().is_none() {
+            self.fail(LinkError::Local, sink);
+        }
+    }
+
+    fn check_connected<S: HostSink<B>>(&mut self, now: Now, sink: &mut S) -> bool {
+        match socket::connected(&self.fd) {
+            Ok(true) => {
+                self.link = Link::Up;
+                self.flush(sink);
+                true
+            }
+            Ok(false) => {
+                self.on_tick(now, sink);
+                false
+            }
+            Err(errno) => {
+                self.fail(LinkError::System(errno), sink);
+                true
+            }
+        }
+    }
+
+    /// Follows the machine: flushes the TermReq of one that ends, then takes the link down.
+    fn check_machine<S: HostSink<B>>(&mut self, sink: &mut S) {
+        let Some(reason) = self.machine.state().reason() else { return };
+        if matches!(self.machine.state(), ConnState::Terminating(_)) && !self.full {
+            match self.send() {
+                Ok((sent, true)) => self.machine.on_sent(sent, sink),
+                // The target does not read: it will not read the TermReq either.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.fail(LinkError::Protocol(reason), sink);
+    }
+
+    #[cold]
+    fn fail<S: HostSink<B>>(&mut self, error: LinkError, sink: &mut S) {
+        if matches!(self.link, Link::Down(_)) {
+            return;
+        }
+        self.link = Link::Down(error);
+        // Errors mean that the target was faster.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        self.machine.close(sink);
+    }
+}
+
+impl<B> AsFd for HostQueue<B> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

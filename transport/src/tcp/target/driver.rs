@@ -1,0 +1,273 @@
+//! The driver of one reactor: reads its connections, lets the service work, sends once per connection and turn.
+//!
+//! Turn: messages → hot connections → epoll → blocked connections → `service.poll` → sends → timers. A connection is
+//! *hot* while bytes came lately: it is received from in every turn without asking. Every other one costs nothing until
+//! epoll names it. All are registered level-triggered, so a sleep or a missed guess loses nothing.
+//!
+//! Invariants: `TargetService::closed` is called once for each `open`; a connection is received from only while its
+//! machine can take the bytes, so what it holds is bounded by its slots, one receive buffer, and its send queue.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use fabrics::Now;
+use fabrics::tcp::target::TargetConn;
+use reactors::mailbox::Mailbox;
+use reactors::reply::Replier;
+use reactors::{LocalHandle, Poller, Timestamp, Turn, Work};
+
+use super::connection::{Connection, reason};
+use super::control::{DriverHandle, Load, Message, TcpTarget};
+use super::slab::{Connections, key};
+use super::stats::{ConnectionStats, TrafficStats};
+use crate::tcp::ready::{Interest, ReadySet};
+use crate::{CloseReason, ConnId, ListenerId, Peer, TargetService};
+
+/// One receive takes what a busy connection sends in a turn; one buffer serves all connections of the reactor.
+const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+/// Connections received from without asking epoll. Each costs an empty receive per idle turn, so only a few.
+const HOT_MAX: usize = 4;
+/// Turns without bytes after which a connection is no longer hot.
+const HOT_TURNS: u32 = 256;
+/// epoll is asked at least every so many turns...
+const EPOLL_TURNS: u32 = 8;
+/// ...and at least this often.
+const EPOLL_INTERVAL_NS: u64 = 20_000;
+/// Turns for which epoll is asked every time after it named a connection that is not hot.
+const EPOLL_EAGER_TURNS: u32 = 64;
+/// Messages taken per turn.
+const MESSAGES_PER_TURN: usize = 16;
+/// Messages that may wait: an accept batch and some questions.
+const MAILBOX_MESSAGES: usize = 256;
+/// Time-outs are looked at in steps of this; the shortest they guard is a second.
+const TICK_NS: u64 = 20_000_000;
+/// epoll key of the service's own descriptor; no connection reaches this generation and index.
+const SERVICE_KEY: u64 = u64::MAX;
+
+mod end;
+mod read;
+mod write;
+
+/// When epoll is asked: rarely while only hot connections have work, always while others do.
+#[derive(Default)]
+struct EpollCadence {
+    turns: u32,
+    eager: u32,
+    last: Now,
+}
+
+impl EpollCadence {
+    /// Whether this is a turn to ask in.
+    fn due(&mut self, now: Now) -> bool {
+        self.turns += 1;
+        self.eager > 0 || self.turns >= EPOLL_TURNS || now.since(self.last) >= EPOLL_INTERVAL_NS
+    }
+
+    /// epoll was asked; `cold` says whether it named a connection that is not hot.
+    fn asked(&mut self, now: Now, cold: bool) {
+        self.turns = 0;
+        self.last = now;
+        self.eager = if cold { EPOLL_EAGER_TURNS } else { self.eager.saturating_sub(1) };
+    }
+}
+
+/// How far draining is.
+#[derive(Default)]
+enum Drain {
+    #[default]
+    No,
+    Yes {
+        deadline: Now,
+        asked: Vec<Replier<()>>,
+    },
+}
+
+impl Drain {
+    fn deadline(&self) -> Now {
+        match self {
+            Self::No => Now::NEVER,
+            Self::Yes { deadline, .. } => *deadline,
+        }
+    }
+}
+
+/// Drives the TCP connections of one reactor for the service of that reactor.
+pub struct TcpTargetPoller<S: TargetService> {
+    target: Arc<TcpTarget>,
+    service: Rc<RefCell<S>>,
+    mailbox: Mailbox<Message>,
+    load: Arc<Load>,
+    ready: ReadySet,
+    connections: Connections<S::Queue>,
+    hot: ArrayVec<ConnId, HOT_MAX>,
+    /// To be sent to in this turn.
+    dirty: Vec<ConnId>,
+    /// Being sent to.
+    sending: Vec<ConnId>,
+    /// Not read because they cannot take more.
+    blocked: Vec<ConnId>,
+    /// Ended by the service in this turn's poll.
+    ending: Vec<(ConnId, CloseReason)>,
+    buffer: Box<[u8]>,
+    epoll: EpollCadence,
+    next_tick: Now,
+    /// Nothing times out before this; may be too early.
+    deadline: Now,
+    drain: Drain,
+    accepted: u64,
+    closed: u64,
+    closed_traffic: TrafficStats,
+    busy: bool,
+}
+
+impl<S: TargetService> TcpTargetPoller<S> {
+    /// A driver of `target` for the reactor it is made on. From then on connections are placed here: add it to the
+    /// reactor in the same turn.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(target: &Arc<TcpTarget>, local: &LocalHandle, service: Rc<RefCell<S>>) -> io::Result<Self> {
+        let ready = ReadySet::new()?;
+        if let Some(fd) = service.borrow().wait_fd() {
+            ready.add(fd, SERVICE_KEY, Interest::READ)?;
+        }
+        let (sender, mailbox) = local.mailbox(MAILBOX_MESSAGES);
+        let load = Arc::new(Load::default());
+        target.add_driver(DriverHandle { mailbox: sender, load: Arc::clone(&load) });
+        Ok(Self {
+            target: Arc::clone(target),
+            service,
+            mailbox,
+            load,
+            ready,
+            connections: Connections::new(target.id()),
+            hot: ArrayVec::new(),
+            dirty: Vec::new(),
+            sending: Vec::new(),
+            blocked: Vec::new(),
+            ending: Vec::new(),
+            buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
+            epoll: EpollCadence::default(),
+            next_tick: Now(0),
+            deadline: Now::NEVER,
+            drain: Drain::No,
+            accepted: 0,
+            closed: 0,
+            closed_traffic: TrafficStats::default(),
+            busy: false,
+        })
+    }
+
+    fn turn(&mut self, now: Now) -> Work {
+        self.busy = false;
+        self.take_messages(now);
+        self.read_hot(now);
+        self.read_ready(now);
+        self.retry_blocked(now);
+        self.poll_service(now);
+        self.end_requested(now);
+        self.send_dirty(now);
+        if self.is_draining() {
+            self.drain_step(now);
+        }
+        if now >= self.next_tick {
+            self.tick(now);
+        }
+        Work::from(self.busy)
+    }
+
+    fn take_messages(&mut self, now: Now) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(message) = self.mailbox.recv() else { return };
+            self.busy = true;
+            match message {
+                Message::Accepted(fd, peer) => self.open(fd, peer, now),
+                Message::CloseListener(listener) => self.close_listener(listener, now),
+                Message::List(replier) => replier.reply(self.list()),
+                Message::Drain(replier) => self.start_drain(Some(replier), now),
+            }
+        }
+    }
+
+    fn open(&mut self, fd: OwnedFd, peer: Peer, now: Now) {
+        self.accepted += 1;
+        if self.is_draining() {
+            self.load.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let machine = TargetConn::new(self.target.params().clone(), now);
+        let service = &mut *self.service.borrow_mut();
+        let id = self.connections.insert(|id| {
+            let queue = service.open(id, &peer);
+            Connection::new(fd, peer, machine, queue)
+        });
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        self.deadline = self.deadline.min(connection.deadline().unwrap_or(Now::NEVER));
+        if let Err(errno) = self.ready.add(&connection.fd, key(id), connection.watched) {
+            self.ending.push((id, reason(errno)));
+        }
+    }
+
+    fn close_listener(&mut self, listener: ListenerId, now: Now) {
+        let theirs = self.connections.iter().filter(|(_, connection)| connection.peer.listener == listener);
+        for id in theirs.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.end(id, CloseReason::Shutdown, now);
+        }
+    }
+
+    fn list(&self) -> Vec<ConnectionStats> {
+        let stats = |(conn, connection): (ConnId, &Connection<S::Queue>)| ConnectionStats {
+            conn,
+            peer: connection.peer.clone(),
+            in_flight: connection.machine.in_flight(),
+            tx_pending_bytes: connection.machine.tx_pending(),
+            traffic: connection.traffic,
+        };
+        self.connections.iter().map(stats).collect()
+    }
+}
+
+impl<S: TargetService> Poller for TcpTargetPoller<S> {
+    fn name(&self) -> &str {
+        "tcp target"
+    }
+
+    fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
+        self.turn(now(turn))
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    fn before_sleep(&mut self, _turn: &mut Turn<'_>) -> bool {
+        self.publish();
+        // What woke the reactor is looked for at once.
+        self.epoll.turns = EPOLL_TURNS;
+        self.dirty.is_empty() && self.service.borrow_mut().before_sleep()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        let service = self.service.borrow().next_deadline().unwrap_or(Now::NEVER);
+        let due = self.deadline.min(service).min(self.drain.deadline());
+        // Time-outs are looked at in ticks: not before the next one.
+        (due != Now::NEVER).then(|| Timestamp::from_nanos(due.max(self.next_tick).0))
+    }
+
+    fn drain(&mut self, turn: &mut Turn<'_>) -> bool {
+        if !self.is_draining() {
+            self.start_drain(None, now(turn));
+        }
+        self.connections.len() == 0
+    }
+}
+
+/// The turn's time, as machines count it.
+pub(crate) fn now(turn: &Turn<'_>) -> Now {
+    Now(turn.now().as_nanos())
+}

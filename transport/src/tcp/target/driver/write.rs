@@ -1,0 +1,116 @@
+//! The service's part of a turn and the sending half.
+
+use fabrics::Now;
+use fabrics::tcp::target::TargetConn;
+
+use super::TcpTargetPoller;
+use crate::buffer::completion;
+use crate::tcp::ready::Interest;
+use crate::tcp::target::connection::{Connection, Phase, Sent, reason};
+use crate::tcp::target::slab::{Connections, key};
+use crate::{CloseReason, ConnId, Data, Effect, TargetService};
+
+impl<S: TargetService> TcpTargetPoller<S> {
+    /// Lets the service work and takes what it finished.
+    pub(super) fn poll_service(&mut self, now: Now) {
+        let Self { target, service, connections, dirty, ending, busy, .. } = self;
+        service.borrow_mut().poll(target.id(), now, &mut |effect| {
+            *busy = true;
+            apply(connections, dirty, ending, effect);
+        });
+    }
+
+    /// Sends to every connection that has something, once.
+    pub(super) fn send_dirty(&mut self, now: Now) {
+        std::mem::swap(&mut self.dirty, &mut self.sending);
+        for index in 0..self.sending.len() {
+            self.send(self.sending[index], now);
+        }
+        self.sending.clear();
+    }
+
+    fn send(&mut self, id: ConnId, now: Now) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.dirty = false;
+        if connection.full {
+            return;
+        }
+        self.busy = true;
+        match connection.send() {
+            Sent::All if matches!(connection.phase, Phase::Flushing { .. }) => self.linger(id, now),
+            Sent::All => {}
+            Sent::More => self.mark_dirty(id),
+            Sent::Full => {
+                connection.full = true;
+                self.watch(id);
+            }
+            Sent::Failed(errno) => self.end(id, reason(errno), now),
+        }
+    }
+
+    /// epoll says that the socket takes bytes again. Returns whether that was waited for.
+    pub(super) fn on_writable(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else { return false };
+        if connection.full {
+            connection.full = false;
+            self.mark_dirty(id);
+            return true;
+        }
+        // It was emptied since: no longer of interest.
+        self.watch(id);
+        false
+    }
+
+    pub(super) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            mark(connection, id, &mut self.dirty);
+        }
+    }
+
+    /// Makes epoll watch for what the connection waits for now.
+    pub(super) fn watch(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let wanted = Interest { read: connection.wants_bytes(), write: connection.full };
+        if wanted == connection.watched {
+            return;
+        }
+        match self.ready.modify(&connection.fd, key(id), wanted) {
+            Ok(()) => connection.watched = wanted,
+            Err(errno) => self.ending.push((id, reason(errno))),
+        }
+    }
+}
+
+fn mark<Q>(connection: &mut Connection<Q>, id: ConnId, dirty: &mut Vec<ConnId>) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push(id);
+    }
+}
+
+/// Carries out one effect; those for connections that are gone or ending are dropped.
+fn apply<Q>(
+    connections: &mut Connections<Q>,
+    dirty: &mut Vec<ConnId>,
+    ending: &mut Vec<(ConnId, CloseReason)>,
+    effect: Effect,
+) {
+    match effect {
+        Effect::Complete(id, command, done) => {
+            let Some(connection) = open(connections, id) else { return };
+            connection.pending = connection.pending.saturating_sub(1);
+            connection.machine.complete(command, completion(done));
+            mark(connection, id, dirty);
+        }
+        Effect::SetQueue { conn, depth, flow_control } => {
+            let Some(connection) = open(connections, conn) else { return };
+            TargetConn::<Data>::set_queue(&mut connection.machine, depth, flow_control);
+        }
+        Effect::Close(id, reason) => ending.push((id, reason)),
+    }
+}
+
+fn open<Q>(connections: &mut Connections<Q>, id: ConnId) -> Option<&mut Connection<Q>> {
+    let connection = connections.get_mut(id)?;
+    matches!(connection.phase, Phase::Open { .. }).then_some(connection)
+}
