@@ -1,5 +1,7 @@
 //! Pinned reactors: starting, waking, stalling, stopping.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,7 @@
 //! One reactor in the test's own thread, mostly on simulated time.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;

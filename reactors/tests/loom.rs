@@ -2,6 +2,8 @@
 //!
 //! The protocol's own source file is compiled here against loom's atomics.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicBool, Ordering, fence};
 }
@@ -11,20 +13,41 @@ mod sync {
 mod gate;
 
 use gate::SleepGate;
-use loom::sync::Notify;
 use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::{Condvar, Mutex};
 use std::sync::Arc;
+
+/// An eventfd: a flag that stays up until the sleeper takes it down.
+#[derive(Default)]
+struct Event {
+    raised: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Event {
+    fn raise(&self) {
+        *self.raised.lock().unwrap() = true;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut raised = self.raised.lock().unwrap();
+        while !*raised {
+            raised = self.changed.wait(raised).unwrap();
+        }
+        *raised = false;
+    }
+}
 
 struct World {
     gate: SleepGate,
     items: AtomicUsize,
-    /// Stands for the eventfd: stays raised until the sleeper takes it.
-    event: Notify,
+    event: Event,
 }
 
 impl World {
     fn new() -> Arc<Self> {
-        Arc::new(Self { gate: SleepGate::new(), items: AtomicUsize::new(0), event: Notify::new() })
+        Arc::new(Self { gate: SleepGate::new(), items: AtomicUsize::new(0), event: Event::default() })
     }
 }
 
@@ -32,11 +55,11 @@ impl World {
 fn produce(world: &World, must_raise: fn(&SleepGate) -> bool) {
     world.items.fetch_add(1, Ordering::Release);
     if must_raise(&world.gate) {
-        world.event.notify();
+        world.event.raise();
     }
 }
 
-/// The reactor's half: ends when it saw `want` items, and deadlocks when a wake-up is lost.
+/// The reactor's half: ends when it saw `want` items, never when a wake-up is lost.
 fn consume(world: &World, want: usize, prepare: fn(&SleepGate)) {
     let mut seen = world.items.load(Ordering::Acquire);
     while seen < want {
@@ -70,6 +93,11 @@ fn one_producer_never_loses_a_wake_up() {
     model(1, SleepGate::must_raise, SleepGate::prepare);
 }
 
+#[test]
+fn two_producers_never_lose_a_wake_up() {
+    model(2, SleepGate::must_raise, SleepGate::prepare);
+}
+
 /// The model can fail: a producer that looks at the flag before it published its item is caught.
 #[test]
 #[should_panic(expected = "deadlock")]
@@ -83,7 +111,7 @@ fn a_producer_that_looks_too_early_is_caught() {
             let raise = producer.gate.must_raise();
             producer.items.fetch_add(1, Ordering::Release);
             if raise {
-                producer.event.notify();
+                producer.event.raise();
             }
         });
         consume(&world, 1, SleepGate::prepare);

@@ -24,7 +24,8 @@ impl SleepGate {
 
     /// Consumer: announces sleep. It must look at every queue once more before it really sleeps.
     pub fn prepare(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
+        // A swap: it comes after a late producer's swap in every view, not only in modification order.
+        self.asleep.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
