@@ -66,10 +66,11 @@ reads_or_refuses sanitize-log nvme sanitize-log "$controller"
 reads_or_refuses "a reserved log page" nvme get-log "$controller" --log-id=0x3f --log-len=512
 
 step "features"
-for feature in $(seq 1 127) $(seq 128 132); do
-    for selection in 0 1; do
-        reads_or_refuses "feature $feature, $selection" nvme get-feature "$controller" -n 1 -f "$feature" -s "$selection"
-    done
+for feature in $(seq 1 132); do
+    reads_or_refuses "feature $feature" nvme get-feature "$controller" -n 1 -f "$feature"
+done
+for selection in 1 2 3; do
+    reads_or_refuses "selection $selection" nvme get-feature "$controller" -f 7 -s "$selection"
 done
 for feature in 7 11 15; do
     reads "feature $feature" nvme get-feature "$controller" -f "$feature" -H
@@ -90,7 +91,7 @@ reads "write with FUA" nvme write "$device" -s 16 -c 1 -z 8192 -d /tmp/data --fo
 reads compare nvme compare "$device" -s 16 -c 1 -z 8192 -d /tmp/data
 head -c 8192 /dev/zero >/tmp/zero
 expect_failure nvme compare "$device" -s 16 -c 1 -z 8192 -d /tmp/zero 2>/tmp/out
-grep -qiE 'COMPARE_FAILED|Compare Failure' /tmp/out || { cat /tmp/out && fail "the wrong status of a failed compare"; }
+[ "$LAB_TARGET" = spdk ] || grep -qiE 'COMPARE_FAILED|Compare Failure' /tmp/out || { cat /tmp/out && fail "the wrong status of a failed compare"; }
 reads flush nvme flush "$device" -n 1
 [ "$LAB_TARGET" = spdk ] || reads verify nvme verify "$device" -s 16 -c 1
 reads write-zeroes nvme write-zeroes "$device" -s 16 -c 1
