@@ -42,11 +42,20 @@ hugepages_ensure() {
     local pages
     HUGE_DIR=$BUILD/hugepages
     pages=$(cat /proc/sys/vm/nr_hugepages)
+    HUGEPAGES_BEFORE=${HUGEPAGES_BEFORE:-$pages}
     if [ "$pages" -lt "$1" ]; then
         sysctl -q -w "vm.nr_hugepages=$1" || die "SPDK needs $1 hugepages, and vm.nr_hugepages is not writable"
     fi
     mkdir -p "$HUGE_DIR"
     mountpoint -q "$HUGE_DIR" || mount -t hugetlbfs none "$HUGE_DIR" || die "cannot mount hugetlbfs"
+}
+
+# Gives back what hugepages_ensure took; called once the target is gone.
+hugepages_restore() {
+    [ -n "${HUGEPAGES_BEFORE:-}" ] || return 0
+    sysctl -q -w "vm.nr_hugepages=$HUGEPAGES_BEFORE"
+    umount "$HUGE_DIR" 2>/dev/null || true
+    HUGEPAGES_BEFORE=''
 }
 
 target_rpc() { "$LAB/jsonrpc" "$SOCKETS/rpc" "$@"; }

@@ -97,7 +97,7 @@ reads flush nvme flush "$device" -n 1
 reads write-zeroes nvme write-zeroes "$device" -s 16 -c 1
 reads "read of zeroes" nvme read "$device" -s 16 -c 1 -z 8192 -d /tmp/back
 cmp /tmp/zero /tmp/back
-reads dsm nvme dsm "$device" -n 1 --ad=1 --slbs=32,64 --blocks=8,8
+reads dsm nvme dsm "$device" -n 1 --ad --slbs=32,64 --blocks=8,8
 blkdiscard -o 0 -l 1048576 "$device"
 blkdiscard -z -o 0 -l 1048576 "$device"
 expect_failure nvme read "$device" -s $((32 * 256)) -c 0 -z 4096 -d /tmp/back 2>/tmp/out
