@@ -4,6 +4,8 @@ mod digest;
 mod frame;
 pub mod host;
 pub mod target;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use tx::TX_PARTS_MAX;
@@ -126,7 +128,7 @@ impl ConnState {
 }
 
 #[cfg(test)]
-mod tests {
+mod table_tests {
     use super::*;
 
     #[test]

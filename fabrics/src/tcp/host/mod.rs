@@ -12,9 +12,6 @@ mod receive;
 mod send;
 mod slot;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::VecDeque;
 use std::io::IoSlice;
 

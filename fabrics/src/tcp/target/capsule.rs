@@ -50,14 +50,22 @@ impl<B: IoBuffer> TargetConn<B> {
         let (length, state) = match self.incoming(sqe, frame.data) {
             Err(status) => (0, State::Rejected(status)),
             Ok((length, Incoming::None)) => (length, State::Ready { data: None }),
-            Ok((length, incoming)) => {
-                let Some(buffer) = handler.allocate(length as usize) else { return Ok(Flow::Blocked) };
-                debug_assert_eq!(buffer.len(), length as usize);
-                (length, Self::receiving(incoming, buffer, now))
-            }
+            Ok((length, Incoming::Transfer)) => (length, self.begin_transfer(length, now, handler)),
+            Ok((length, Incoming::Capsule)) => match handler.allocate(length as usize) {
+                Some(buffer) => {
+                    debug_assert_eq!(buffer.len(), length as usize);
+                    (length, State::Capsule { buffer })
+                }
+                None if self.is_waiting_for_data_only() => (0, State::Rejected(Status::COMMAND_INTERRUPTED)),
+                None => return Ok(Flow::Blocked),
+            },
         };
+        let is_parked = matches!(state, State::Parked);
         let entry = Slot { sqe: *sqe, length, partner: Partner::None, state };
         let Some((slot, _)) = self.slots.insert(entry) else { return Ok(Flow::Blocked) };
+        if is_parked {
+            self.parked.push_back(slot);
+        }
         self.stats.commands += 1;
         self.sq_head = if self.sq_head + 1 >= self.depth { 0 } else { self.sq_head + 1 };
         let body = (frame.data > 0).then(|| Body::new(slot, 0, frame, 0));
@@ -82,6 +90,7 @@ impl<B: IoBuffer> TargetConn<B> {
             Some(State::Ready { .. }) => self.on_ready(slot, handler),
             Some(State::Transfer(_)) => self.grant(slot, now),
             Some(State::Rejected(_)) => self.answer_rejected(slot, handler),
+            Some(State::Parked) => {}
             _ => debug_assert!(false, "a capsule without data cannot be waiting for data"),
         }
     }
@@ -130,11 +139,12 @@ impl<B: IoBuffer> TargetConn<B> {
         if sqe.opcode == opcode::FABRICS { ADMIN_IN_CAPSULE_BYTES } else { self.params.capsule_data_max() }
     }
 
-    fn receiving(incoming: Incoming, buffer: B, now: Now) -> State<B> {
-        match incoming {
-            Incoming::Transfer => Self::transfer(buffer, now),
-            _ => State::Capsule { buffer },
-        }
+    /// Whether nothing but data of the host can free a buffer of this connection. Waiting for a buffer before reading
+    /// on would then be waiting for ever, since that data lies behind this capsule.
+    #[cold]
+    fn is_waiting_for_data_only(&self) -> bool {
+        let parked = self.parked.len();
+        self.transfers > 0 && usize::from(self.slots.occupied()) == usize::from(self.transfers) + parked
     }
 
     /// The data in the capsule is complete, or what there was is skipped.

@@ -14,9 +14,7 @@ mod respond;
 mod slot;
 mod transfer;
 
-#[cfg(test)]
-mod tests;
-
+use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
@@ -64,8 +62,8 @@ pub trait CommandHandler {
 pub enum Progress {
     /// All of them were used.
     Consumed,
-    /// The first `consumed` were used. The rest has to be given again, followed by what arrived since, once a
-    /// command completed, data was sent or a buffer became free.
+    /// The first `consumed` were used. The rest, which may be empty, has to be given again, followed by what arrived
+    /// since, once a command completed, data was sent or a buffer became free.
     Blocked {
         /// Bytes used.
         consumed: usize,
@@ -113,6 +111,10 @@ pub struct TargetConn<B> {
     sq_flow_control: bool,
     sq_head: u16,
     fused_first: FusedFirst,
+    /// Commands that wait for a buffer before their data is asked for, oldest first.
+    parked: VecDeque<u16>,
+    /// Commands whose data was asked for and is not all here.
+    transfers: u16,
     handshake_deadline: Now,
     /// Not later than the start of the oldest transfer in progress.
     transfers_since: Now,
@@ -137,6 +139,8 @@ impl<B: IoBuffer> TargetConn<B> {
             sq_flow_control: true,
             sq_head: 0,
             fused_first: FusedFirst::None,
+            parked: VecDeque::new(),
+            transfers: 0,
             handshake_deadline: now.after_ns(params.handshake_timeout_ns),
             transfers_since: Now::NEVER,
             blocked: false,
@@ -152,6 +156,9 @@ impl<B: IoBuffer> TargetConn<B> {
         H: CommandHandler<Buffer = B>,
     {
         let mut input = bytes;
+        if !self.parked.is_empty() && self.state.is_open() {
+            self.unpark(now, handler);
+        }
         let flow = loop {
             if !self.state.is_open() {
                 self.stats.bytes_in += (bytes.len() - input.len()) as u64;
@@ -168,7 +175,12 @@ impl<B: IoBuffer> TargetConn<B> {
         };
         let consumed = bytes.len() - input.len();
         self.stats.bytes_in += consumed as u64;
-        self.blocked = flow == Flow::Blocked;
+        if !self.parked.is_empty() {
+            self.unpark(now, handler);
+        }
+        // Commands that wait for a buffer stop the input only when none of it can be data that frees one.
+        let is_starved_of_buffers = self.transfers == 0 && !self.parked.is_empty();
+        self.blocked = flow == Flow::Blocked || is_starved_of_buffers;
         if self.blocked {
             self.stats.blocked += 1;
             // Waiting for us is not the peer's fault: its clock starts anew.
@@ -322,6 +334,7 @@ impl<B: IoBuffer> TargetConn<B> {
         let slots = usize::from(self.slots.slots());
         let capacity = IcResp::SIZE + TERM_BYTES_MAX + (slots + 1) * self.command_tx_bytes;
         self.tx.set_capacity(capacity, 2 * slots + 2);
+        self.parked.reserve(slots.saturating_sub(self.parked.len()));
     }
 
     /// Whether another command can be taken: a slot, and room for all it and its elders may have to send.
@@ -388,6 +401,7 @@ impl<B: IoBuffer> TargetConn<B> {
         }
         self.state.advance(ConnState::Closed(reason));
         self.rx.end_header(None);
+        self.parked.clear();
         let slots = &mut self.slots;
         self.tx.clear(|slot| drop(slots.remove(slot)));
     }

@@ -34,7 +34,8 @@ pub struct TargetParams {
     pub pdu_timeout_ns: u64,
     /// Time for the data of a command to arrive once it was asked for, in nanoseconds.
     pub data_timeout_ns: u64,
-    /// Commands served at a time at most, whatever queue depth Connect asks for. Input waits beyond it.
+    /// Commands served at a time at most: at least the deepest queue that Connect is granted (MQES + 1). Commands
+    /// beyond it wait unread, and with them the data of those before.
     pub max_slots: u16,
 }
 

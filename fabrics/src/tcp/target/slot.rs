@@ -32,6 +32,8 @@ pub(crate) enum Partner {
 pub(crate) enum State<B> {
     /// Data in the capsule is arriving.
     Capsule { buffer: B },
+    /// Waits for a buffer before its data is asked for.
+    Parked,
     /// Data asked for with R2Ts is arriving.
     Transfer(Transfer<B>),
     /// Refused; what the capsule carries is being skipped.
@@ -62,6 +64,7 @@ pub(crate) struct Transfer<B> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Phase {
     Capsule,
+    Parked,
     Transfer,
     Rejected,
     Ready,
@@ -72,10 +75,11 @@ pub(crate) enum Phase {
 /// Whether a command may go from one phase to the other. A slot is freed from Rejected, Executing and Sending.
 #[rustfmt::skip]
 pub(crate) const fn is_legal(from: Phase, to: Phase) -> bool {
-    use Phase::{Capsule, Executing, Ready, Rejected, Sending, Transfer};
+    use Phase::{Capsule, Executing, Parked, Ready, Rejected, Sending, Transfer};
     matches!((from, to),
         (Capsule,   Ready)
       | (Capsule,   Rejected)
+      | (Parked,    Transfer)
       | (Transfer,  Ready)
       | (Transfer,  Rejected)
       | (Ready,     Executing)
@@ -89,6 +93,7 @@ impl<B> State<B> {
     pub(crate) fn phase(&self) -> Phase {
         match self {
             Self::Capsule { .. } => Phase::Capsule,
+            Self::Parked => Phase::Parked,
             Self::Transfer(_) => Phase::Transfer,
             Self::Rejected(_) => Phase::Rejected,
             Self::Ready { .. } => Phase::Ready,
@@ -129,12 +134,12 @@ mod tests {
 
     #[test]
     fn a_command_moves_only_as_its_table_says() {
-        use Phase::{Capsule, Executing, Ready, Rejected, Sending, Transfer};
-        let phases = [Capsule, Transfer, Rejected, Ready, Executing, Sending];
+        use Phase::{Capsule, Executing, Parked, Ready, Rejected, Sending, Transfer};
+        let phases = [Capsule, Parked, Transfer, Rejected, Ready, Executing, Sending];
         let table: Vec<String> = phases
             .iter()
             .map(|from| phases.iter().map(|to| if is_legal(*from, *to) { 'x' } else { '.' }).collect())
             .collect();
-        assert_eq!(table, ["..xx..", "..xx..", "......", "..x.x.", ".....x", "......"]);
+        assert_eq!(table, ["...xx..", "..x....", "...xx..", ".......", "...x.x.", "......x", "......."]);
     }
 }

@@ -38,8 +38,40 @@ impl<B: IoBuffer> TargetConn<B> {
         Ok(frame)
     }
 
-    pub(super) fn transfer(buffer: B, now: Now) -> State<B> {
+    /// The first state of a command whose data is to be asked for: commands get buffers in the order they came.
+    pub(super) fn begin_transfer<H>(&mut self, length: u32, now: Now, handler: &mut H) -> State<B>
+    where
+        H: CommandHandler<Buffer = B>,
+    {
+        if !self.parked.is_empty() {
+            return State::Parked;
+        }
+        let Some(buffer) = handler.allocate(length as usize) else { return State::Parked };
+        self.with_buffer(buffer, length, now)
+    }
+
+    fn with_buffer(&mut self, buffer: B, length: u32, now: Now) -> State<B> {
+        debug_assert_eq!(buffer.len(), length as usize);
+        self.transfers += 1;
         State::Transfer(Transfer { buffer, received: 0, granted: 0, since: now, damaged: false })
+    }
+
+    /// Gives buffers to the commands that wait for one, as far as there are any, and asks for their data.
+    #[cold]
+    pub(super) fn unpark<H>(&mut self, now: Now, handler: &mut H)
+    where
+        H: CommandHandler<Buffer = B>,
+    {
+        while let Some(&slot) = self.parked.front() {
+            let length = self.slots.at(slot).map_or(0, |entry| entry.length);
+            let Some(buffer) = handler.allocate(length as usize) else { return };
+            self.parked.pop_front();
+            let state = self.with_buffer(buffer, length, now);
+            if let Some(entry) = self.slots.at_mut(slot) {
+                entry.advance(state);
+            }
+            self.grant(slot, now);
+        }
     }
 
     /// The header of an H2CData PDU has arrived: its data goes where an R2T asked for it, or the host is at fault.
@@ -98,11 +130,13 @@ impl<B: IoBuffer> TargetConn<B> {
                 if let State::Transfer(done) = entry.advance(State::Ready { data: None }) {
                     entry.state = State::Ready { data: Some(done.buffer) };
                 }
+                self.transfers -= 1;
                 self.on_ready(slot, handler);
             }
             (false, _) => self.grant(slot, now),
             // What was asked for still comes; nothing more is asked for.
             (true, received) if received == transfer.granted => {
+                self.transfers -= 1;
                 self.reject(slot, Status::TRANSIENT_TRANSPORT_ERROR, handler);
             }
             (true, _) => {}
