@@ -4,9 +4,11 @@
 //! I/O or allocates on the command path, so the same code runs over sockets, in the simulator and under a fuzzer.
 //!
 //! - [`tcp`]: the two sides of an NVMe/TCP connection.
+//! - [`host`]: bring-up, keep-alive, discovery, aborts and reconnecting of a host, over any transport.
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod host;
 mod slab;
 pub mod tcp;
 
