@@ -8,11 +8,16 @@ use nvme::tcp::{CommonHeader, DIGEST_BYTES, Fes, PDA_MAX, alignment_bytes};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::digest::{DataDigest, header_digest};
+use super::tx::u32_of;
 use super::{CloseReason, Fault};
 use crate::Now;
 
 /// Longest header with its digest: ICReq and ICResp, 128 bytes, have no digest but room for it costs nothing.
 pub(crate) const HEADER_BYTES_MAX: usize = 128 + DIGEST_BYTES;
+
+/// [`DIGEST_BYTES`] in the type that lengths of PDUs have.
+const DIGEST: u32 = 4;
+const _: () = assert!(DIGEST as usize == DIGEST_BYTES);
 
 /// Offsets of the fields of the common header, for the FEI of a TermReq (NVMe/TCP 1.0 §3.6.1).
 pub(crate) mod field {
@@ -27,9 +32,9 @@ pub(crate) mod field {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Frame {
     /// Bytes of header and header digest.
-    pub(crate) header: u16,
+    pub(crate) header: u32,
     /// Padding between them and the data.
-    pub(crate) pad: u8,
+    pub(crate) pad: u32,
     /// Bytes of data.
     pub(crate) data: u32,
 }
@@ -73,40 +78,43 @@ impl Framing {
     #[inline]
     pub(crate) fn frame_with_data(&self, ch: &CommonHeader, hlen: u8) -> Result<Frame, Fault> {
         self.check_header(ch, hlen)?;
-        let header = usize::from(hlen) + self.header_digest_bytes();
+        let header = self.header_end(hlen);
         let plen = ch.plen.get();
-        if plen as usize == header {
-            return Ok(Frame { header: header as u16, pad: 0, data: 0 });
+        if plen == header {
+            return Ok(Frame { header, pad: 0, data: 0 });
         }
-        let pdo = usize::from(ch.pdo);
-        if pdo < header || !pdo.is_multiple_of(usize::from(self.align_in)) {
-            return if (plen as usize) < header {
-                Err(Fault::field(field::PLEN))
-            } else {
-                Err(Fault::field(field::PDO))
-            };
+        if plen < header {
+            return Err(Fault::field(field::PLEN));
+        }
+        if u32::from(ch.pdo) < header || !ch.pdo.is_multiple_of(self.align_in) {
+            return Err(Fault::field(field::PDO));
         }
         if ch.has_data_digest() != self.data_digest {
             return Err(Fault::field(field::FLAGS));
         }
-        let overhead = pdo + self.data_digest_bytes();
-        if plen as usize <= overhead {
+        let pdo = u32::from(ch.pdo);
+        let overhead = pdo + if self.data_digest { DIGEST } else { 0 };
+        if plen <= overhead {
             return Err(Fault::field(field::PLEN));
         }
-        let pad = pdo - header;
-        debug_assert!(pad < 128);
-        Ok(Frame { header: header as u16, pad: pad as u8, data: plen - overhead as u32 })
+        Ok(Frame { header, pad: pdo - header, data: plen - overhead })
+    }
+
+    /// Where the header and its digest end, for a header of `hlen` bytes.
+    #[inline]
+    pub(crate) fn header_end(&self, hlen: u8) -> u32 {
+        u32::from(hlen) + if self.header_digest { DIGEST } else { 0 }
     }
 
     /// The shape of a PDU that is nothing but its header of `hlen` bytes.
     #[inline]
     pub(crate) fn frame_without_data(&self, ch: &CommonHeader, hlen: u8) -> Result<Frame, Fault> {
         self.check_header(ch, hlen)?;
-        let header = usize::from(hlen) + self.header_digest_bytes();
-        if ch.plen.get() as usize != header {
+        let header = self.header_end(hlen);
+        if ch.plen.get() != header {
             return Err(Fault::field(field::PLEN));
         }
-        Ok(Frame { header: header as u16, pad: 0, data: 0 })
+        Ok(Frame { header, pad: 0, data: 0 })
     }
 
     #[inline]
@@ -151,13 +159,13 @@ pub(crate) struct Body {
     /// Place of the next byte in the data of the command.
     pub(crate) offset: u32,
     /// Padding still to skip.
-    pub(crate) pad: u8,
+    pub(crate) pad: u32,
     /// Data bytes still to come.
     pub(crate) left: u32,
     /// Flags of the PDU.
     pub(crate) flags: u8,
     /// Bytes of the data digest that have come.
-    digest_have: u8,
+    digest_have: usize,
     digest_received: [u8; DIGEST_BYTES],
     digest: DataDigest,
 }
@@ -199,9 +207,9 @@ impl Body {
     #[inline]
     pub(crate) fn step<'a>(&mut self, input: &mut &'a [u8], with_digest: bool) -> BodyStep<'a> {
         if self.pad > 0 {
-            let skipped = usize::from(self.pad).min(input.len());
+            let skipped = (self.pad as usize).min(input.len());
             *input = &input[skipped..];
-            self.pad -= skipped as u8;
+            self.pad -= u32_of(skipped);
         }
         if self.left > 0 {
             let len = (self.left as usize).min(input.len());
@@ -214,21 +222,21 @@ impl Body {
                 self.digest.update(bytes);
             }
             let offset = self.offset;
-            self.offset += len as u32;
-            self.left -= len as u32;
+            self.offset += u32_of(len);
+            self.left -= u32_of(len);
             return BodyStep::Data { offset, bytes };
         }
         if with_digest { self.digest_step(input) } else { BodyStep::Done { intact: true } }
     }
 
     fn digest_step<'a>(&mut self, input: &mut &'a [u8]) -> BodyStep<'a> {
-        let have = usize::from(self.digest_have);
+        let have = self.digest_have;
         let len = (DIGEST_BYTES - have).min(input.len());
         let (bytes, rest) = input.split_at(len);
         *input = rest;
         self.digest_received[have..have + len].copy_from_slice(bytes);
-        self.digest_have += len as u8;
-        if usize::from(self.digest_have) < DIGEST_BYTES {
+        self.digest_have += len;
+        if self.digest_have < DIGEST_BYTES {
             return BodyStep::Starved;
         }
         BodyStep::Done { intact: self.digest_received == self.digest.bytes() }

@@ -61,7 +61,7 @@ impl<B: IoBuffer> HostConn<B> {
                 return true;
             }
         };
-        let size = usize::from(frame.header);
+        let size = frame.header as usize;
         if bytes.len() < size {
             return self.read_cut_header(input, sink);
         }
@@ -84,7 +84,7 @@ impl<B: IoBuffer> HostConn<B> {
                 return true;
             }
         };
-        let size = usize::from(frame.header);
+        let size = frame.header as usize;
         if !self.rx.gather(input, size) {
             return false;
         }

@@ -205,7 +205,7 @@ impl<B: IoBuffer> TargetConn<B> {
             Ok(frame) => frame,
             Err(fault) => return self.fault(fault, &bytes[..CommonHeader::SIZE]),
         };
-        let size = usize::from(frame.header);
+        let size = frame.header as usize;
         if bytes.len() < size {
             return self.read_cut_header(input, now, handler);
         }
@@ -231,7 +231,7 @@ impl<B: IoBuffer> TargetConn<B> {
             Ok(frame) => frame,
             Err(fault) => return self.fault(fault, &copy[..CommonHeader::SIZE]),
         };
-        let size = usize::from(frame.header);
+        let size = frame.header as usize;
         if !self.rx.gather(input, size) {
             return Flow::Starved;
         }

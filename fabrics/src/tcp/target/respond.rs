@@ -74,7 +74,7 @@ impl<B: IoBuffer> TargetConn<B> {
         let mut pdu = CapsuleResp::new(cqe);
         if self.framing.header_digest {
             pdu.ch.flags = flags::HDGSTF;
-            pdu.ch.plen = (CapsuleResp::SIZE as u32 + 4).into();
+            pdu.ch.plen = self.framing.header_end(pdu.ch.hlen).into();
             self.tx.push_bytes(pdu.as_bytes());
             self.tx.push_bytes(&header_digest(pdu.as_bytes()));
         } else {

@@ -160,7 +160,7 @@ impl<B: IoBuffer> TargetConn<B> {
             let mut pdu = R2t::new(entry.sqe.cid.get(), tag, transfer.granted, len);
             if self.framing.header_digest {
                 pdu.ch.flags |= flags::HDGSTF;
-                pdu.ch.plen = (R2t::SIZE as u32 + 4).into();
+                pdu.ch.plen = self.framing.header_end(pdu.ch.hlen).into();
                 self.tx.push_bytes(pdu.as_bytes());
                 self.tx.push_bytes(&header_digest(pdu.as_bytes()));
             } else {
