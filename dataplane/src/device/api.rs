@@ -326,6 +326,11 @@ pub trait Device: Send + Sync {
     fn rescan(&self) -> Result<bool, DeviceError> {
         Ok(false)
     }
+
+    /// Sets the capacity, where the device can. Queues heed the new one at once.
+    fn resize(&self, _blocks: u64) -> Result<(), DeviceError> {
+        Err(DeviceError::FixedSize { name: self.info().name.to_string() })
+    }
 }
 
 /// One reactor's submission and completion with a device. Used only on the thread that opened it.

@@ -50,6 +50,15 @@ impl DeviceCounters {
         &self.0[kind as usize]
     }
 
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (sum, counters) in self.0.iter_mut().zip(&other.0) {
+            sum.add(counters);
+        }
+        self
+    }
+
     fn add(&mut self, queue: &QueueCounters) {
         for (sum, counters) in self.0.iter_mut().zip(&queue.0) {
             sum.add(&counters.read());

@@ -62,6 +62,12 @@ pub enum DeviceError {
         /// Who holds the claim.
         user: String,
     },
+    /// The capacity follows from something else.
+    #[error("the size of device {name} cannot be set")]
+    FixedSize {
+        /// Name of the device.
+        name: String,
+    },
     /// The backing file or block device is neither.
     #[error("{path} is neither a regular file nor a block device")]
     FileType {

@@ -9,8 +9,10 @@
 mod api;
 mod counters;
 mod error;
+pub mod fault;
 pub mod memory;
 pub mod null;
+mod registry;
 pub mod uring;
 
 #[cfg(test)]
@@ -22,3 +24,4 @@ pub use api::{
 };
 pub use counters::{DeviceCounters, OpCounters};
 pub use error::DeviceError;
+pub use registry::{Claim, ClaimKind, DeviceRegistry, DeviceSpec, Listed};

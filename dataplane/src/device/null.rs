@@ -37,13 +37,6 @@ impl NullDevice {
         let blocks = AtomicU64::new(blocks);
         Ok(Self { shared: Arc::new(Shared { name: name.into(), uuid, block_size, blocks, counters }) })
     }
-
-    /// Gives it another capacity. Queues heed it at once.
-    pub fn resize(&self, blocks: u64) -> Result<(), DeviceError> {
-        check_size(&self.shared.name, self.shared.block_size, blocks)?;
-        self.shared.blocks.store(blocks, Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 /// Refuses no blocks, and more than 64-bit byte offsets of signed system interfaces can name.
@@ -77,6 +70,12 @@ impl Device for NullDevice {
 
     fn counters(&self) -> DeviceCounters {
         self.shared.counters.sum()
+    }
+
+    fn resize(&self, blocks: u64) -> Result<(), DeviceError> {
+        check_size(&self.shared.name, self.shared.block_size, blocks)?;
+        self.shared.blocks.store(blocks, Ordering::Relaxed);
+        Ok(())
     }
 }
 

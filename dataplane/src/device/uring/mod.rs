@@ -15,6 +15,8 @@ mod queue;
 mod range_guard;
 mod request;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,6 +145,15 @@ impl UringDevice {
         let shared = Arc::get_mut(&mut self.shared).expect("no queue is open");
         shared.backing.align = align;
         self
+    }
+
+    /// Queues that are not closed yet.
+    fn open_queue_count(&self) -> usize {
+        Arc::strong_count(&self.shared) - 1
+    }
+
+    fn deallocates(&self) -> bool {
+        self.info().operations.contains(Operations::DEALLOCATE)
     }
 
     /// Makes the backing look as if it could neither release nor zero space.

@@ -244,6 +244,19 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    /// The kernel takes a ring apart some time after it is closed. File and buffers are given back now, so that the file
+    /// can be opened again at once.
+    fn drop(&mut self) {
+        let submitter = self.ring.submitter();
+        // Refused only if the ring is broken already: then closing it has to do.
+        let _ = submitter.unregister_files();
+        if self.registered.is_some() {
+            let _ = submitter.unregister_buffers();
+        }
+    }
+}
+
 fn reaped(user_data: u64, result: i32) -> Reaped {
     let slot = u32::try_from(user_data).unwrap_or(u32::MAX);
     let result = u32::try_from(result).map_err(|_| Errno::from_raw_os_error(-result));
