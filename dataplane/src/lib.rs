@@ -4,3 +4,4 @@ pub mod config;
 pub mod device;
 pub mod logs;
 pub mod preflight;
+pub mod target;

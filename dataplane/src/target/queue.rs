@@ -1,0 +1,40 @@
+//! What the target keeps per connection.
+
+use std::sync::Arc;
+
+use nvme::{HostId, QueueId};
+use transport::Peer;
+
+use super::registry::Controller;
+
+/// A connection's queue: nothing before Connect, then an admin or an I/O queue.
+pub struct QueueState {
+    pub(super) peer: Peer,
+    pub(super) role: Role,
+}
+
+pub(super) enum Role {
+    /// Waits for Connect.
+    Fresh,
+    /// Admin queue of the controller with this unique number.
+    Admin(u64),
+    Io(IoQueue),
+}
+
+/// An I/O queue.
+pub(super) struct IoQueue {
+    pub(super) controller: Arc<Controller>,
+    pub(super) id: QueueId,
+    /// The controller's host: who reservations are checked for.
+    pub(super) host: HostId,
+    /// Slot of the subsystem.
+    pub(super) slot: usize,
+    /// Largest data transfer of a command (MDTS).
+    pub(super) io_bytes_max: u32,
+}
+
+impl QueueState {
+    pub(super) fn new(peer: Peer) -> Self {
+        Self { peer, role: Role::Fresh }
+    }
+}
