@@ -172,7 +172,7 @@ fn shutdown_of_sleeping_reactors_completes_what_is_in_flight() {
 fn a_message_that_panics_is_reported_by_join() {
     let reactors = Reactors::start(config(1, IdleMode::Interrupt)).unwrap();
     let pending = reactors.handle(0).call(|_| panic!("on purpose")).unwrap();
-    assert!(pending.wait().map(|()| ()).is_err());
+    assert!(pending.wait().is_err());
     assert!(reactors.join()[0].panicked);
 }
 
@@ -222,12 +222,12 @@ fn a_slow_poller_is_named() {
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         context.put(Rc::new(tracing::subscriber::set_default(subscriber)));
-        context.add_poller(Box::new(Slow { naps: 1 })).unwrap();
+        context.add_poller(Box::new(Slow { naps: 100 })).unwrap();
     });
-    wait_until("the stall is counted", || handle.metrics().stalls > 0);
-    call(&handle, |_| ());
-    let text = String::from_utf8(capture.0.lock().unwrap().clone()).unwrap();
-    assert!(text.contains("slow poller"), "{text}");
+    // A loaded machine may stall the reactor by itself; one warning a second is given, so one of the next is ours.
+    let text = || String::from_utf8(capture.0.lock().unwrap().clone()).unwrap();
+    wait_until("the poller is named", || text().contains("slow poller"));
+    assert!(handle.metrics().stalls > 0);
 }
 
 /// One end of a game in which each token goes to the other reactor by a random way after a random pause.
