@@ -239,6 +239,11 @@ impl<B: IoBuffer> HostQueue<B> {
         &self.traffic
     }
 
+    /// Whether the owner waits for space to send, beside bytes to receive.
+    pub(super) fn wants_write(&self) -> bool {
+        self.full || matches!(self.link, Link::Connecting { .. })
+    }
+
     /// Ends the connection: outstanding commands fail on `sink`.
     pub fn close<S: HostSink<B>>(&mut self, sink: &mut S) {
         if self.error().is_none() {
@@ -267,12 +272,12 @@ impl<B: IoBuffer> HostQueue<B> {
     /// Follows the machine: flushes the TermReq of one that ends, then takes the link down.
     fn check_machine<S: HostSink<B>>(&mut self, sink: &mut S) {
         let Some(reason) = self.machine.state().reason() else { return };
-        if matches!(self.machine.state(), ConnState::Terminating(_)) && !self.full {
-            match self.send() {
-                Ok((sent, true)) => self.machine.on_sent(sent, sink),
-                // The target does not read: it will not read the TermReq either.
-                Ok(_) | Err(_) => {}
-            }
+        if matches!(self.machine.state(), ConnState::Terminating(_))
+            && !self.full
+            && let Ok((sent, true)) = self.send()
+        {
+            // A target that takes less does not read: it will not read the TermReq either.
+            self.machine.on_sent(sent, sink);
         }
         self.fail(LinkError::Protocol(reason), sink);
     }

@@ -200,7 +200,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
             self.load.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let machine = TargetConn::new(self.target.params().clone(), now);
+        let machine = TargetConn::new(*self.target.params(), now);
         let service = &mut *self.service.borrow_mut();
         let id = self.connections.insert(|id| {
             let queue = service.open(id, &peer);
