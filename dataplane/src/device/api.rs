@@ -70,6 +70,8 @@ bitflags! {
         const WRITE_ZEROES = 1 << 2;
         /// [`Op::Deallocate`] releases space.
         const DEALLOCATE = 1 << 3;
+        /// Deallocated blocks read as zeroes (NVM command set, DLFEAT).
+        const DEALLOCATE_ZEROES = 1 << 4;
     }
 }
 

@@ -84,7 +84,7 @@ impl Device for MemoryDevice {
             block_size: self.shared.geometry.block_size,
             blocks: self.shared.geometry.blocks,
             write_cache: false,
-            operations: Operations::FUA | Operations::WRITE_ZEROES | Operations::DEALLOCATE,
+            operations: Operations::all() - Operations::FLUSH,
             atomic_blocks: ATOMIC_BLOCKS,
             preferred_blocks: 1,
         }

@@ -58,7 +58,7 @@ impl Device for NullDevice {
             block_size: self.shared.block_size,
             blocks: self.shared.blocks.load(Ordering::Relaxed),
             write_cache: false,
-            operations: Operations::FUA | Operations::WRITE_ZEROES | Operations::DEALLOCATE,
+            operations: Operations::all() - Operations::FLUSH,
             atomic_blocks: super::memory::ATOMIC_BLOCKS,
             preferred_blocks: 1,
         }

@@ -12,7 +12,7 @@ use super::rig::Rig;
 use crate::device::memory::MemoryDevice;
 use crate::device::null::NullDevice;
 use crate::device::uring::{UringConfig, UringDevice};
-use crate::device::{BlockSize, Device, DeviceInfo, Lba, Op};
+use crate::device::{BlockSize, Device, DeviceInfo, Lba, Op, Operations};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -108,7 +108,7 @@ impl Model<'_> {
         Ok(())
     }
 
-    /// Each block keeps all its data or reads as zeroes.
+    /// Each block keeps all its data or reads as zeroes; only zeroes if the device says so.
     fn deallocate(&mut self, lba: u64, blocks: u32) -> Result<(), TestCaseError> {
         let status = self.rig.deallocate(lba, blocks);
         let Some(range) = self.range(lba, blocks) else {
@@ -117,6 +117,9 @@ impl Model<'_> {
         };
         prop_assert_eq!(status, Status::SUCCESS);
         let now = self.rig.read(lba, range.len()).expect("in range");
+        if self.device.info().operations.contains(Operations::DEALLOCATE_ZEROES) {
+            prop_assert!(now.iter().all(|byte| *byte == 0));
+        }
         for (now, before) in now.chunks(self.block).zip(self.bytes[range.clone()].chunks(self.block)) {
             prop_assert!(now == before || now.iter().all(|byte| *byte == 0));
         }

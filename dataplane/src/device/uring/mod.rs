@@ -169,7 +169,11 @@ impl Device for UringDevice {
         let Shared { name, uuid, backing, block_size, blocks, .. } = &*self.shared;
         let mut operations = Operations::FUA | Operations::WRITE_ZEROES;
         operations.set(Operations::FLUSH, backing.write_cache);
-        operations.set(Operations::DEALLOCATE, !self.shared.refused().has(ClearHow::Punch));
+        let deallocates = !self.shared.refused().has(ClearHow::Punch);
+        operations.set(Operations::DEALLOCATE, deallocates);
+        // Only files have told that they can; and parts of larger backing blocks keep their content.
+        let zeroes = deallocates && backing.kind == Kind::File && !self.shared.rewrites();
+        operations.set(Operations::DEALLOCATE_ZEROES, zeroes);
         DeviceInfo {
             name: Arc::clone(name),
             product: match backing.kind {

@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Once;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -313,7 +314,10 @@ fn register(ring: &IoUring, pool: &DmaPool) -> Option<Registered> {
     // SAFETY: the arena is mapped while a handle to its pool exists, and the ring keeps one.
     let registered = unsafe { ring.submitter().register_buffers(&chunks) };
     if let Err(error) = registered {
-        tracing::warn!(%error, "buffers are not registered with io_uring; raise the limit on locked memory");
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            tracing::warn!(%error, "buffers are not registered with io_uring; raise the limit on locked memory");
+        });
         return None;
     }
     let mut probe = Probe::new();
