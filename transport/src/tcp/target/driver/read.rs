@@ -171,10 +171,8 @@ impl<S: TargetService> TcpTargetPoller<S> {
         if connection.machine.tx_pending() > TX_PENDING_MAX {
             return false;
         }
+        // Even with nothing kept: commands inside the machine may wait for a buffer.
         let stash = connection.stash.take();
-        if stash.is_empty() {
-            return true;
-        }
         let fed = feed(connection, &mut *self.service.borrow_mut(), id, stash.bytes(), now);
         if let Fed::Part(consumed) = fed {
             self.busy |= consumed > 0;
