@@ -1,7 +1,10 @@
 //! The data plane: devices, target, JSON-RPC.
 
+pub mod assembly;
 pub mod config;
 pub mod device;
 pub mod logs;
+pub mod metrics;
 pub mod preflight;
+pub mod rpc;
 pub mod target;

@@ -1,9 +1,11 @@
 //! What a configuration file stands for: method calls, in the order in which they are made.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 
+use super::schema::nearest;
 use super::types::{Config, Device, DeviceKind, Listener, Namespace, PathState, Referral, Subsystem, Tcp};
 
 /// NQN under which every discovery service answers.
@@ -37,8 +39,9 @@ impl Config {
     /// The calls that set up what the file describes, on a target that is empty.
     ///
     /// # Errors
-    /// When a device lacks what its kind needs.
+    /// When a device lacks what its kind needs, a name is used twice, or a namespace has a device that is not there.
     pub fn calls(&self) -> Result<Vec<Call>, Contradiction> {
+        self.check_references()?;
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
         calls.extend(self.transport());
         calls.extend(self.discovery.referrals.iter().map(referral));
@@ -52,6 +55,30 @@ impl Config {
             }
         }));
         Ok(calls)
+    }
+
+    fn check_references(&self) -> Result<(), Contradiction> {
+        let mut devices = BTreeSet::new();
+        for device in &self.devices {
+            unique(&mut devices, device.name.as_str(), "device")?;
+        }
+        let mut nqns = BTreeSet::new();
+        let mut used = BTreeSet::new();
+        for subsystem in &self.subsystems {
+            unique(&mut nqns, subsystem.nqn.0.as_str(), "subsystem")?;
+            for namespace in subsystem.namespaces.iter().flatten() {
+                let device = namespace.device.as_str();
+                if !devices.contains(device) {
+                    let message = match nearest(device, devices.iter().copied()) {
+                        Some(name) => format!("there is no device `{device}`; did you mean `{name}`?"),
+                        None => format!("there is no device `{device}`"),
+                    };
+                    return Err(Contradiction { what: format!("subsystem {}", subsystem.nqn), message });
+                }
+                unique(&mut used, device, "namespace on device")?;
+            }
+        }
+        Ok(())
     }
 
     /// The transport, if the file needs one.
@@ -71,6 +98,13 @@ impl Config {
         });
         Some(Call { method: "nvmf_create_transport", params, what: "tcp".to_owned() })
     }
+}
+
+fn unique<'a>(seen: &mut BTreeSet<&'a str>, name: &'a str, what: &str) -> Result<(), Contradiction> {
+    if seen.insert(name) {
+        return Ok(());
+    }
+    Err(Contradiction { what: format!("{what} {name}"), message: "is there twice".to_owned() })
 }
 
 fn device(device: &Device) -> Result<Call, Contradiction> {
@@ -236,6 +270,20 @@ mod tests {
             let config = config(&format!("[[devices]]\nname = \"d\"\n{text}\n"));
             assert_eq!(config.calls().expect_err("refused").message, message);
         }
+    }
+
+    #[test]
+    fn names_that_are_there_twice_or_not_at_all_are_refused() {
+        let device = "[[devices]]\nname = \"disk0\"\nkind = \"null\"\nsize = 4096\n";
+        let subsystem = "[[subsystems]]\nnqn = \"nqn.2026-01.org.example:s\"\n";
+        let refusal = |text: &str| config(text).calls().expect_err("refused").to_string();
+        assert_eq!(refusal(&device.repeat(2)), "device disk0: is there twice");
+        assert_eq!(refusal(&subsystem.repeat(2)), "subsystem nqn.2026-01.org.example:s: is there twice");
+        let namespaces = "namespaces = [{ device = \"disk0\" }, { device = \"disk0\" }]\n";
+        let twice = format!("{device}{subsystem}{namespaces}");
+        assert_eq!(refusal(&twice), "namespace on device disk0: is there twice");
+        let unknown = twice.replacen("disk0", "disk1", 1);
+        assert!(refusal(&unknown).ends_with("there is no device `disk0`; did you mean `disk1`?"));
     }
 
     #[test]

@@ -130,7 +130,8 @@ mod tests {
             refusal(text),
             "c.toml:3: unknown key `reactors.idle_after`; did you mean `idle_after_us`?"
         );
-        let text = "[[subsystems]]\nnqn = \"n\"\n[[subsystems.listeners]]\nadress = \"x\"\n";
+        let text =
+            "[[subsystems]]\nnqn = \"nqn.2026-01.org.example:n\"\n[[subsystems.listeners]]\nadress = \"x\"\n";
         assert_eq!(
             refusal(text),
             "c.toml:4: unknown key `subsystems.listeners.adress`; did you mean `address`?"
@@ -142,6 +143,8 @@ mod tests {
     fn wrong_types_and_syntax_are_refused_with_their_line() {
         assert!(refusal("[log]\nlevel = \"LOUD\"\n").starts_with("c.toml:2: unknown variant `LOUD`"));
         assert!(refusal("[rpc]\nsocket = 5\n").starts_with("c.toml:2: "));
+        let text = "[[subsystems]]\nnqn = \"nonsense\"\n";
+        assert!(refusal(text).starts_with("c.toml:2: `nonsense`: "), "{}", refusal(text));
         assert!(refusal("[rpc\n").starts_with("c.toml:1: "));
         assert!(refusal("[[devices]]\nname = \"a\"\n").contains("missing field `kind`"));
     }

@@ -7,12 +7,14 @@
 mod calls;
 mod docs;
 mod load;
+mod name;
 pub mod schema;
 mod size;
 mod types;
 
-pub use calls::Call;
+pub use calls::{Call, Contradiction};
 pub use docs::reference;
 pub use load::ConfigError;
+pub use name::NqnName;
 pub use size::{BadSize, ByteSize};
 pub use types::*;

@@ -252,6 +252,7 @@ macro_rules! described_words {
         $vis enum $name { $($(#[doc = $word_help])+ #[serde(rename = $text)] $word,)+ }
         impl $name {
             /// The word as it is written.
+            #[allow(dead_code, reason = "not every set of words is written back")]
             #[must_use]
             $vis const fn as_str(self) -> &'static str { match self { $(Self::$word => $text,)+ } }
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use super::name::NqnName;
 use super::schema::{Described, Kind};
 use super::size::ByteSize;
 use crate::described;
@@ -181,7 +182,7 @@ described! {
     /// A subsystem: namespaces under one name.
     pub struct Subsystem {
         /// Its NVMe Qualified Name: `nqn.2026-01.org.example:disks`.
-        nqn: String,
+        nqn: NqnName,
         /// Serial number, up to 20 printable ASCII characters. Default: twenty zeroes.
         serial: Option<String>,
         /// Model number, up to 40 printable ASCII characters.
@@ -189,7 +190,7 @@ described! {
         /// Let every host connect. Default `false`: only `hosts`.
         allow_any_host: Option<bool>,
         /// NQNs of the hosts that may connect.
-        hosts: Option<Vec<String>>,
+        hosts: Option<Vec<NqnName>>,
         /// Report ANA states. Default `false`.
         ana_reporting: Option<bool>,
         /// The highest NSID. Default 32.
@@ -213,7 +214,7 @@ described! {
         /// IP address and port.
         address: SocketAddr,
         /// Its NQN. Default: the well-known discovery NQN.
-        nqn: Option<String>,
+        nqn: Option<NqnName>,
     }
 }
 

@@ -1,0 +1,326 @@
+//! Every metric: its name, shape, unit and labels, and how a scrape reads it.
+
+use reactors::ReactorSnapshot;
+use transport::tcp::target::ReactorTraffic;
+
+use crate::device::{DeviceCounters, OpCounters, OpKind};
+use crate::target::{LatencyHistogram, NamespaceStats, TargetStats};
+
+/// What is read at one scrape.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Each reactor's core and counters.
+    pub reactors: Vec<(u16, ReactorSnapshot)>,
+    /// What each reactor's TCP driver did, in the order of `reactors`; empty without the transport.
+    pub traffic: Vec<ReactorTraffic>,
+    /// What the target did. Reactors are those of `reactors`, by index.
+    pub target: TargetStats,
+    /// Each device's name and counters.
+    pub devices: Vec<(String, DeviceCounters)>,
+    /// Each subsystem's NQN and the number of its controllers.
+    pub controllers: Vec<(String, u64)>,
+}
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+/// What a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnitOf {
+    Count,
+    Seconds,
+    Bytes,
+}
+
+/// One value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Reading {
+    Number(u64),
+    Seconds(f64),
+    /// `buckets`: upper bound in seconds, and how many lie between it and the bound before.
+    Histogram {
+        sum: f64,
+        count: u64,
+        buckets: Vec<(f64, u64)>,
+    },
+}
+
+/// Values of the labels, in the order of [`Family::labels`].
+pub(super) type Labels = Vec<String>;
+
+/// A metric with all its labels.
+pub(super) struct Family {
+    /// Without the suffixes that OpenMetrics adds for the unit and `_total`.
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
+    pub(super) unit: UnitOf,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+    pub(super) read: fn(&Snapshot, &mut Vec<(Labels, Reading)>),
+}
+
+/// Upper bounds of the latency buckets, in nanoseconds.
+const LATENCY_BOUNDS_NS: [u64; 17] = [
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+const CORE: &[&str] = &["core"];
+const NAMESPACE: &[&str] = &["subsystem", "nsid", "device"];
+const NAMESPACE_OPERATION: &[&str] = &["subsystem", "nsid", "device", "operation"];
+const DEVICE_OPERATION: &[&str] = &["device", "operation"];
+
+macro_rules! family {
+    ($name:literal, $shape:ident, $unit:ident, $labels:expr, $help:literal, $read:expr) => {
+        Family {
+            name: $name,
+            shape: Shape::$shape,
+            unit: UnitOf::$unit,
+            labels: $labels,
+            help: $help,
+            read: $read,
+        }
+    };
+}
+
+#[rustfmt::skip]
+pub(super) const FAMILIES: &[Family] = &[
+    family!("pollux_reactor_busy", Counter, Seconds, CORE, "Time in turns that found work", |s, out| times(s, out, |r| r.busy_ns)),
+    family!("pollux_reactor_idle", Counter, Seconds, CORE, "Time polling without finding work", |s, out| times(s, out, |r| r.idle_ns)),
+    family!("pollux_reactor_sleeping", Counter, Seconds, CORE, "Time asleep in the kernel", |s, out| times(s, out, |r| r.sleeping_ns)),
+    family!("pollux_reactor_turns", Counter, Count, CORE, "Turns of the loop", |s, out| counts(s, out, |r| r.turns)),
+    family!("pollux_reactor_busy_turns", Counter, Count, CORE, "Turns that found work", |s, out| counts(s, out, |r| r.busy_turns)),
+    family!("pollux_reactor_sleeps", Counter, Count, CORE, "Times it slept; each was ended by one wake-up", |s, out| counts(s, out, |r| r.sleeps)),
+    family!("pollux_reactor_messages", Counter, Count, CORE, "Messages from other threads", |s, out| counts(s, out, |r| r.messages)),
+    family!("pollux_reactor_stalls", Counter, Count, CORE, "Pieces of work that ran longer than allowed", |s, out| counts(s, out, |r| r.stalls)),
+    family!("pollux_reactor_buffers_in_use", Gauge, Count, &["core", "size"], "Buffers in use, of 4 KiB (`small`) and 128 KiB (`large`)", buffers_in_use),
+    family!("pollux_reactor_buffers_free_min", Gauge, Count, &["core", "size"], "The fewest buffers ever free", buffers_free_min),
+    family!("pollux_reactor_queues", Gauge, Count, &["core", "kind"], "Queue pairs connected now, `admin` and `io`", queues),
+    family!("pollux_reactor_queues_connected", Counter, Count, &["core", "kind"], "Queue pairs ever connected", queues_connected),
+    family!("pollux_reactor_device_io_pending", Gauge, Count, CORE, "Commands that wait for a device now", device_io_pending),
+    family!("pollux_reactor_io_commands", Counter, Count, CORE, "I/O commands completed", io_commands),
+    family!("pollux_tcp_connections", Gauge, Count, CORE, "TCP connections now", |s, out| tcp(s, out, |t| t.accepted.saturating_sub(t.closed))),
+    family!("pollux_tcp_accepted", Counter, Count, CORE, "TCP connections ever accepted", |s, out| tcp(s, out, |t| t.accepted)),
+    family!("pollux_tcp_received", Counter, Bytes, CORE, "Received over TCP, protocol included", |s, out| tcp(s, out, |t| t.traffic.bytes_received)),
+    family!("pollux_tcp_sent", Counter, Bytes, CORE, "Sent over TCP, protocol included", |s, out| tcp(s, out, |t| t.traffic.bytes_sent)),
+    family!("pollux_tcp_receive_calls", Counter, Count, CORE, "System calls that received, or found nothing", |s, out| tcp(s, out, |t| t.traffic.receive_calls)),
+    family!("pollux_tcp_send_calls", Counter, Count, CORE, "System calls that sent", |s, out| tcp(s, out, |t| t.traffic.send_calls)),
+    family!("pollux_tcp_commands", Counter, Count, CORE, "Commands that arrived over TCP", |s, out| tcp(s, out, |t| t.traffic.commands)),
+    family!("pollux_tcp_blocked", Counter, Count, CORE, "Times a connection was not read because no slot or buffer was free, or its host did not read", |s, out| tcp(s, out, |t| t.traffic.blocked)),
+    family!("pollux_controllers", Gauge, Count, &["subsystem"], "Controllers of a subsystem now", controllers),
+    family!("pollux_namespace_commands", Counter, Count, NAMESPACE_OPERATION, "Commands completed: `read`, `write`, `flush`, `other`", namespace_commands),
+    family!("pollux_namespace_transferred", Counter, Bytes, NAMESPACE_OPERATION, "Data of completed commands: `read`, `write`", namespace_bytes),
+    family!("pollux_namespace_errors", Counter, Count, NAMESPACE, "Commands that ended in an error", namespace_errors),
+    family!("pollux_namespace_latency", Histogram, Seconds, NAMESPACE_OPERATION, "From the arrival of a command to its completion: `read`, `write`", namespace_latency),
+    family!("pollux_device_operations", Counter, Count, DEVICE_OPERATION, "Operations finished, failed ones included", |s, out| operations(s, out, |c| Reading::Number(c.operations))),
+    family!("pollux_device_transferred", Counter, Bytes, DEVICE_OPERATION, "Data of operations that succeeded", |s, out| operations(s, out, |c| Reading::Number(c.bytes))),
+    family!("pollux_device_errors", Counter, Count, DEVICE_OPERATION, "Operations that failed", |s, out| operations(s, out, |c| Reading::Number(c.errors))),
+    family!("pollux_device_time", Counter, Seconds, DEVICE_OPERATION, "Sum of the time of all operations in the device; none for those that finish at once", |s, out| operations(s, out, |c| seconds(c.latency_ns_total))),
+    family!("pollux_device_time_max", Gauge, Seconds, DEVICE_OPERATION, "The longest time of an operation in the device", |s, out| operations(s, out, |c| seconds(c.latency_ns_max))),
+];
+
+type Out = Vec<(Labels, Reading)>;
+
+#[expect(clippy::cast_precision_loss, reason = "seconds to a relative precision of 2^-53")]
+fn seconds(ns: u64) -> Reading {
+    Reading::Seconds(ns as f64 / 1e9)
+}
+
+fn times(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorSnapshot) -> u64) {
+    out.extend(snapshot.reactors.iter().map(|(core, r)| (vec![core.to_string()], seconds(field(r)))));
+}
+
+fn counts(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorSnapshot) -> u64) {
+    out.extend(snapshot.reactors.iter().map(|(core, r)| (vec![core.to_string()], Reading::Number(field(r)))));
+}
+
+fn tcp(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorTraffic) -> u64) {
+    for (index, traffic) in snapshot.traffic.iter().enumerate() {
+        out.push((vec![core(snapshot, index)], Reading::Number(field(traffic))));
+    }
+}
+
+fn pair(out: &mut Out, first: &str, second: [(&str, u64); 2]) {
+    for (label, value) in second {
+        out.push((vec![first.to_owned(), label.to_owned()], Reading::Number(value)));
+    }
+}
+
+fn buffers_in_use(snapshot: &Snapshot, out: &mut Out) {
+    for (core, reactor) in &snapshot.reactors {
+        pair(out, &core.to_string(), [("small", reactor.small_in_use), ("large", reactor.large_in_use)]);
+    }
+}
+
+fn buffers_free_min(snapshot: &Snapshot, out: &mut Out) {
+    for (core, reactor) in &snapshot.reactors {
+        pair(out, &core.to_string(), [("small", reactor.small_free_min), ("large", reactor.large_free_min)]);
+    }
+}
+
+/// The core of a reactor that the target knows by index.
+fn core(snapshot: &Snapshot, index: usize) -> String {
+    snapshot.reactors.get(index).map(|(core, _)| core.to_string()).unwrap_or_default()
+}
+
+fn queues(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.reactors {
+        let core = core(snapshot, stats.reactor);
+        pair(out, &core, [("admin", stats.admin_queues), ("io", stats.io_queues)]);
+    }
+}
+
+fn queues_connected(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.reactors {
+        let core = core(snapshot, stats.reactor);
+        pair(out, &core, [("admin", stats.admin_queues_total), ("io", stats.io_queues_total)]);
+    }
+}
+
+fn device_io_pending(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.reactors {
+        out.push((vec![core(snapshot, stats.reactor)], Reading::Number(stats.device_io_pending)));
+    }
+}
+
+fn io_commands(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.reactors {
+        out.push((vec![core(snapshot, stats.reactor)], Reading::Number(stats.io_commands_total)));
+    }
+}
+
+fn controllers(snapshot: &Snapshot, out: &mut Out) {
+    out.extend(snapshot.controllers.iter().map(|(nqn, count)| (vec![nqn.clone()], Reading::Number(*count))));
+}
+
+fn namespace_labels(stats: &NamespaceStats) -> Labels {
+    vec![stats.subsystem.as_str().to_owned(), stats.nsid.get().to_string(), stats.device.clone()]
+}
+
+fn push_operation(out: &mut Out, stats: &NamespaceStats, operation: &str, reading: Reading) {
+    let mut labels = namespace_labels(stats);
+    labels.push(operation.to_owned());
+    out.push((labels, reading));
+}
+
+fn namespace_commands(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.namespaces {
+        let counters = &stats.counters;
+        for (operation, count) in [
+            ("read", counters.read_commands),
+            ("write", counters.write_commands),
+            ("flush", counters.flush_commands),
+            ("other", counters.other_commands),
+        ] {
+            push_operation(out, stats, operation, Reading::Number(count));
+        }
+    }
+}
+
+fn namespace_bytes(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.namespaces {
+        push_operation(out, stats, "read", Reading::Number(stats.counters.read_bytes));
+        push_operation(out, stats, "write", Reading::Number(stats.counters.written_bytes));
+    }
+}
+
+fn namespace_errors(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.namespaces {
+        out.push((namespace_labels(stats), Reading::Number(stats.counters.errors)));
+    }
+}
+
+fn namespace_latency(snapshot: &Snapshot, out: &mut Out) {
+    for stats in &snapshot.target.namespaces {
+        let counters = &stats.counters;
+        push_operation(out, stats, "read", histogram(&stats.read_latency, counters.read_ns_total));
+        push_operation(out, stats, "write", histogram(&stats.write_latency, counters.write_ns_total));
+    }
+}
+
+/// Fewer buckets than were counted in: each count goes to the first bound that is not below its bucket's end.
+#[expect(clippy::cast_precision_loss, reason = "seconds to a relative precision of 2^-53")]
+fn histogram(latency: &LatencyHistogram, ns_total: u64) -> Reading {
+    let mut counts = [0; LATENCY_BOUNDS_NS.len() + 1];
+    for (end_ns, count) in latency.buckets() {
+        counts[LATENCY_BOUNDS_NS.partition_point(|bound| *bound < end_ns)] += count;
+    }
+    let bounds = LATENCY_BOUNDS_NS.iter().map(|ns| *ns as f64 / 1e9).chain([f64::MAX]);
+    Reading::Histogram {
+        sum: ns_total as f64 / 1e9,
+        count: counts.iter().sum(),
+        buckets: bounds.zip(counts).collect(),
+    }
+}
+
+const OPERATIONS: [(OpKind, &str); OpKind::COUNT] = [
+    (OpKind::Read, "read"),
+    (OpKind::Write, "write"),
+    (OpKind::Flush, "flush"),
+    (OpKind::WriteZeroes, "write_zeroes"),
+    (OpKind::Deallocate, "deallocate"),
+];
+
+fn operations(snapshot: &Snapshot, out: &mut Out, field: fn(&OpCounters) -> Reading) {
+    for (name, counters) in &snapshot.devices {
+        for (kind, operation) in OPERATIONS {
+            out.push((vec![name.clone(), operation.to_owned()], field(counters.of(kind))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_histogram_has_every_bucket_and_counts_nothing() {
+        let Reading::Histogram { sum, count, buckets } = histogram(&LatencyHistogram::default(), 0) else {
+            panic!("not a histogram");
+        };
+        assert_eq!((sum, count, buckets.len()), (0.0, 0, LATENCY_BOUNDS_NS.len() + 1));
+        assert_eq!(buckets.last(), Some(&(f64::MAX, 0)));
+    }
+
+    #[test]
+    fn every_reading_has_as_many_labels_as_its_family() {
+        let snapshot = Snapshot {
+            reactors: vec![(0, ReactorSnapshot::default())],
+            devices: vec![("d".to_owned(), DeviceCounters::default())],
+            controllers: vec![("nqn".to_owned(), 1)],
+            ..Snapshot::default()
+        };
+        for family in FAMILIES {
+            let mut readings = Vec::new();
+            (family.read)(&snapshot, &mut readings);
+            assert!(
+                readings.iter().all(|(labels, _)| labels.len() == family.labels.len()),
+                "{}",
+                family.name
+            );
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What methods act on.
+
+use std::time::Instant;
+
+use reactors::{IdleMode, ReactorHandle};
+
+use super::notify::Notifications;
+use crate::assembly::Assembly;
+use crate::device::DeviceRegistry;
+use crate::logs::LogControl;
+use crate::metrics::{Snapshot, Source};
+use crate::target::Target;
+
+/// Everything that methods act on.
+pub struct Control {
+    /// Reactors, target and transports.
+    pub assembly: Assembly,
+    /// The devices.
+    pub devices: DeviceRegistry,
+    /// How reactors idle.
+    pub mode: IdleMode,
+    /// What is logged.
+    pub log: LogControl,
+    /// What changed lately.
+    pub notifications: Notifications,
+    /// When the process started.
+    pub started: Instant,
+}
+
+impl Control {
+    pub(super) fn target(&self) -> &Target {
+        self.assembly.target()
+    }
+
+    pub(super) fn reactors(&self) -> &[ReactorHandle] {
+        self.assembly.reactors()
+    }
+}
+
+impl Source for Control {
+    fn snapshot(&self) -> Snapshot {
+        let target = self.target();
+        let reactors = self.reactors().iter();
+        let nqns = target.subsystems().into_iter().map(|subsystem| subsystem.options.nqn);
+        Snapshot {
+            reactors: reactors.map(|r| (r.core().map_or(0, |core| core.0), r.metrics())).collect(),
+            traffic: self.assembly.tcp_traffic(),
+            target: target.stats(),
+            devices: self
+                .devices
+                .list()
+                .iter()
+                .map(|listed| (listed.device.info().name.to_string(), listed.device.counters()))
+                .collect(),
+            controllers: nqns
+                .filter_map(|nqn| {
+                    let count = target.controllers(&nqn).ok()?.len();
+                    Some((nqn.as_str().to_owned(), count as u64))
+                })
+                .collect(),
+        }
+    }
+}

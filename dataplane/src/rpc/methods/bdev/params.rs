@@ -1,0 +1,149 @@
+//! Parameters of the devices' methods.
+
+use uuid::Uuid;
+
+use crate::described;
+
+described! {
+    /// A memory device.
+    pub(super) struct MallocCreate {
+        /// Capacity in blocks.
+        num_blocks: u64,
+        /// Bytes of a block, 512 or 4096.
+        block_size: u32,
+        /// Its name; `Malloc0`, `Malloc1`, … by default.
+        name: Option<String>,
+        /// Its identity; random by default.
+        uuid: Option<Uuid>,
+        /// Only nothing or the block size.
+        physical_block_size: Option<u32>,
+        /// Only nothing or 0.
+        optimal_io_boundary: Option<u32>,
+        /// Only nothing or 0: no metadata.
+        md_size: Option<u32>,
+        /// Only `false`: no metadata.
+        md_interleave: Option<bool>,
+        /// Only nothing or 0: no protection information.
+        dif_type: Option<i32>,
+        /// Taken, without effect: no protection information.
+        dif_is_head_of_md: Option<bool>,
+        /// Taken, without effect: no protection information.
+        dif_pi_format: Option<u32>,
+        /// Taken, without effect.
+        numa_id: Option<i32>,
+    }
+}
+
+described! {
+    /// A null device.
+    pub(super) struct NullCreate {
+        /// Its name.
+        name: String,
+        /// Capacity in blocks.
+        num_blocks: u64,
+        /// Bytes of a block, 512 or 4096.
+        block_size: u32,
+        /// Its identity; random by default.
+        uuid: Option<Uuid>,
+        /// Only nothing or the block size.
+        physical_block_size: Option<u32>,
+        /// Only nothing or 0: no metadata.
+        md_size: Option<u32>,
+        /// Only nothing or 0: no protection information.
+        dif_type: Option<i32>,
+        /// Taken, without effect: no protection information.
+        dif_is_head_of_md: Option<bool>,
+        /// Taken, without effect: no protection information.
+        dif_pi_format: Option<u32>,
+        /// Taken, without effect.
+        preferred_write_granularity: Option<u32>,
+        /// Taken, without effect.
+        preferred_write_alignment: Option<u32>,
+        /// Taken, without effect.
+        optimal_write_size: Option<u32>,
+        /// Taken, without effect.
+        preferred_unmap_granularity: Option<u32>,
+        /// Taken, without effect.
+        preferred_unmap_alignment: Option<u32>,
+    }
+}
+
+described! {
+    /// A device on a file or block device.
+    pub(super) struct UringCreate {
+        /// Its name.
+        name: String,
+        /// Path of the block device or file.
+        filename: String,
+        /// Bytes of a block, 512 or 4096; the block device's own by default, 4096 for a file.
+        block_size: Option<u32>,
+        /// Its identity; derived from the path by default.
+        uuid: Option<Uuid>,
+        /// Create the file when there is none, and make it at least this long. Not in SPDK.
+        size_bytes: Option<u64>,
+        /// Go around the page cache. Default `true`. Not in SPDK.
+        direct: Option<bool>,
+    }
+}
+
+described! {
+    /// A device on a file or block device.
+    pub(super) struct AioCreate {
+        /// Its name.
+        name: String,
+        /// Path of the block device or file, which must exist.
+        filename: String,
+        /// Bytes of a block, 512 or 4096; the block device's own by default, 4096 for a file.
+        block_size: Option<u32>,
+        /// Its identity; derived from the path by default.
+        uuid: Option<Uuid>,
+        /// Only `false`: devices are written.
+        readonly: Option<bool>,
+        /// Taken, without effect: deallocation is used wherever the file has it.
+        fallocate: Option<bool>,
+        /// Taken, without effect.
+        nowait: Option<bool>,
+    }
+}
+
+described! {
+    /// Which device.
+    pub(super) struct Named {
+        /// Its name.
+        name: String,
+    }
+}
+
+described! {
+    /// A new capacity.
+    pub(super) struct NullResize {
+        /// The device's name.
+        name: String,
+        /// Its new capacity, in MiB.
+        new_size: u64,
+    }
+}
+
+described! {
+    /// Which devices.
+    pub(super) struct GetBdevs {
+        /// Only this device.
+        name: Option<String>,
+        /// Milliseconds to wait until the device is there. Default 0.
+        timeout: Option<u64>,
+    }
+}
+
+described! {
+    /// Whose statistics.
+    pub(super) struct GetIostat {
+        /// Only this device.
+        name: Option<String>,
+        /// Only these devices.
+        names: Option<Vec<String>>,
+        /// Only `false`: statistics are kept for a device as a whole.
+        per_channel: Option<bool>,
+        /// Only nothing or `none`: statistics only grow.
+        reset_mode: Option<String>,
+    }
+}

@@ -1,0 +1,188 @@
+//! SPDK's own client, as PyPI has it, sets up a target and reads it back.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{Daemon, build_folder, free_address};
+use serde_json::Value;
+
+/// The release of the client whose behaviour was studied.
+const SPDK_PACKAGE: &str = "spdk==26.9";
+
+const NQN: &str = "nqn.2026-01.org.example:spdk-tools";
+
+/// The client, installed once for all tests into `build/`.
+fn spdk_rpc() -> PathBuf {
+    let folder = build_folder();
+    let lock = std::fs::File::create(folder.join("spdk-venv.lock")).expect("a lock file");
+    lock.lock().expect("locked");
+    let venv = folder.join("spdk-venv");
+    let client = venv.join("bin/spdk-rpc");
+    if !client.exists() {
+        run(Command::new("python3").arg("-m").arg("venv").arg(&venv));
+        run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", SPDK_PACKAGE]));
+    }
+    client
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("started");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+struct Spdk {
+    client: PathBuf,
+    socket: PathBuf,
+}
+
+impl Spdk {
+    fn new(daemon: &Daemon) -> Self {
+        Self { client: spdk_rpc(), socket: daemon.socket.clone() }
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.client);
+        command.arg("-s").arg(&self.socket).args(arguments).stdin(std::process::Stdio::null());
+        command.output().expect("the client runs")
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {stdout}{stderr}");
+        stdout.into_owned()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).expect("JSON")
+    }
+
+    /// What the client printed when it was refused.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(!output.status.success(), "{arguments:?} was accepted");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    fn load(&self, file: &Path) {
+        let mut command = Command::new(&self.client);
+        command.arg("-s").arg(&self.socket).args(["load_config", "-j"]).arg(file);
+        run(command.stdin(std::process::Stdio::null()));
+    }
+}
+
+fn set_up(spdk: &Spdk, port: &str, discovery_port: &str) {
+    let tcp = |port| ["-t", "TCP", "-a", "127.0.0.1", "-s", port];
+    spdk.ok(&["nvmf_create_transport", "-t", "TCP"]);
+    let name = spdk.ok(&["bdev_malloc_create", "-b", "Malloc0", "64", "4096"]);
+    assert_eq!(name.trim(), "Malloc0");
+    spdk.ok(&["nvmf_create_subsystem", NQN, "-a", "-s", "POLLUX0001", "-d", "Pollux test"]);
+    spdk.ok(&["nvmf_subsystem_add_ns", NQN, "Malloc0"]);
+    spdk.ok(&[&["nvmf_subsystem_add_listener", NQN], tcp(port).as_slice()].concat());
+    spdk.ok(&[&["nvmf_subsystem_add_listener", "discovery"], tcp(discovery_port).as_slice()].concat());
+}
+
+#[test]
+fn spdks_client_sets_up_a_target_and_reads_it_back() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    let (port, discovery_port) = (free_address().port().to_string(), free_address().port().to_string());
+    set_up(&spdk, &port, &discovery_port);
+
+    let subsystems = spdk.json(&["nvmf_get_subsystems"]);
+    let discovery = &subsystems[0];
+    assert_eq!(discovery["nqn"], "nqn.2014-08.org.nvmexpress.discovery");
+    assert_eq!(discovery["subtype"], "Discovery");
+    assert_eq!(discovery["listen_addresses"][0]["trsvcid"], discovery_port.as_str());
+    let ours = &subsystems[1];
+    assert_eq!(ours["nqn"], NQN);
+    assert_eq!(ours["subtype"], "NVMe");
+    assert_eq!(ours["allow_any_host"], true);
+    assert_eq!(ours["serial_number"], "POLLUX0001");
+    assert_eq!(ours["namespaces"][0]["nsid"], 1);
+    assert_eq!(ours["namespaces"][0]["bdev_name"], "Malloc0");
+    let listener = &ours["listen_addresses"][0];
+    assert_eq!(
+        (&listener["trtype"], &listener["adrfam"], &listener["traddr"], &listener["trsvcid"]),
+        (&"TCP".into(), &"IPv4".into(), &"127.0.0.1".into(), &port.as_str().into())
+    );
+
+    let bdev = &spdk.json(&["bdev_get_bdevs", "-b", "Malloc0"])[0];
+    assert_eq!((&bdev["block_size"], &bdev["num_blocks"]), (&4096.into(), &16384.into()));
+    assert_eq!(bdev["uuid"], ours["namespaces"][0]["uuid"]);
+    assert_eq!(bdev["claimed"], true);
+    assert_eq!(spdk.json(&["nvmf_get_transports"])[0]["trtype"], "TCP");
+}
+
+#[test]
+fn what_spdks_client_saves_it_loads_into_a_new_daemon_unchanged() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    let (port, discovery_port) = (free_address().port().to_string(), free_address().port().to_string());
+    set_up(&spdk, &port, &discovery_port);
+    spdk.ok(&["bdev_null_create", "Null0", "64", "512"]);
+    spdk.ok(&["nvmf_create_subsystem", "nqn.2026-01.org.example:ana", "-r", "-m", "4"]);
+    spdk.ok(&["nvmf_subsystem_add_host", "nqn.2026-01.org.example:ana", "nqn.2026-01.org.example:host"]);
+    spdk.ok(&["nvmf_subsystem_add_ns", "nqn.2026-01.org.example:ana", "Null0", "-n", "3", "-a", "2"]);
+    let address = ["-t", "tcp", "-f", "ipv4", "-a", "127.0.0.1", "-s", &port];
+    let ana = "nqn.2026-01.org.example:ana";
+    spdk.ok(&[&["nvmf_subsystem_add_listener", ana, "-n", "non_optimized"], address.as_slice()].concat());
+    spdk.ok(&["nvmf_discovery_add_referral", "-t", "tcp", "-f", "ipv4", "-a", "127.0.0.9", "-s", "8009"]);
+
+    let saved = spdk.json(&["save_config"]);
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("saved.json");
+    std::fs::write(&file, saved.to_string()).expect("written");
+    let subsystems = spdk.json(&["nvmf_get_subsystems"]);
+    assert!(daemon.stop().success());
+
+    let fresh = Daemon::start(&[]);
+    let spdk = Spdk::new(&fresh);
+    spdk.load(&file);
+    assert_eq!(spdk.json(&["save_config"]), saved);
+    assert_eq!(spdk.json(&["nvmf_get_subsystems"]), subsystems);
+    // The same through our own method.
+    assert_eq!(fresh.call("save_config", Value::Null).expect("saved"), saved);
+}
+
+#[test]
+fn everything_spdks_client_asks_about_a_running_process_is_answered() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    assert!(spdk.json(&["rpc_get_methods"]).as_array().expect("a list").contains(&"nvmf_get_stats".into()));
+    assert_eq!(spdk.json(&["spdk_get_version"])["fields"]["major"], 26);
+    assert_eq!(spdk.json(&["framework_get_reactors"])["reactors"][0]["lcore"], 0);
+    assert_eq!(spdk.json(&["thread_get_stats"])["threads"][0]["name"], "reactor-0");
+    assert_eq!(spdk.json(&["nvmf_get_stats"])["poll_groups"].as_array().map(Vec::len), Some(1));
+    spdk.ok(&["framework_wait_init"]);
+    spdk.ok(&["bdev_null_create", "Null0", "1", "512"]);
+    let stats = spdk.json(&["bdev_get_iostat", "--names", "Null0"]);
+    assert_eq!(
+        (&stats["bdevs"][0]["name"], &stats["bdevs"][0]["num_read_ops"]),
+        (&"Null0".into(), &0.into())
+    );
+    assert_eq!(spdk.json(&["notify_get_notifications"])[0]["type"], "bdev_register");
+    spdk.ok(&["log_set_level", "DEBUG"]);
+    assert_eq!(spdk.ok(&["log_get_level"]).trim().trim_matches('"'), "DEBUG");
+    assert!(spdk.json(&["log_get_flags"])["nvmf_tcp"].is_boolean());
+}
+
+#[test]
+fn bad_input_is_refused_with_spdks_codes() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    spdk.ok(&["bdev_null_create", "Null0", "1", "512"]);
+    assert!(spdk.refused(&["bdev_null_create", "Null0", "1", "512"]).contains("\"code\": -17"));
+    assert!(spdk.refused(&["bdev_null_delete", "Null1"]).contains("\"code\": -19"));
+    assert!(spdk.refused(&["bdev_get_bdevs", "-b", "Null1"]).contains("\"code\": -19"));
+    assert!(spdk.refused(&["bdev_null_create", "Null1", "1", "520"]).contains("\"code\": -22"));
+    assert!(spdk.refused(&["nvmf_create_subsystem", "no-nqn"]).contains("\"code\": -32602"));
+    assert!(spdk.refused(&["nvmf_get_subsystems", NQN]).contains("not found"));
+    assert!(spdk.refused(&["nvmf_create_transport", "-t", "RDMA"]).contains("\"code\": -32602"));
+    assert!(spdk.refused(&["nvmf_create_transport", "-t", "TCP", "-z"]).contains("zcopy"));
+    spdk.ok(&["nvmf_create_transport", "-t", "TCP"]);
+    assert!(spdk.refused(&["nvmf_create_transport", "-t", "TCP"]).contains("\"code\": -32603"));
+}
