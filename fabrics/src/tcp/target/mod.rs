@@ -403,7 +403,9 @@ impl<B: IoBuffer> TargetConn<B> {
         self.rx.end_header(None);
         self.parked.clear();
         let slots = &mut self.slots;
-        self.tx.clear(|slot| drop(slots.remove(slot)));
+        self.tx.clear(|slot| {
+            slots.free(slot);
+        });
     }
 
     /// Ends the connection from our side, at once: what is not sent is dropped.
@@ -435,7 +437,9 @@ impl<B: IoBuffer> TargetConn<B> {
     pub fn on_sent(&mut self, bytes: usize) {
         self.stats.bytes_out += bytes as u64;
         let slots = &mut self.slots;
-        self.tx.advance(bytes, |slot| drop(slots.remove(slot)));
+        self.tx.advance(bytes, |slot| {
+            slots.free(slot);
+        });
         if let ConnState::Terminating(reason) = self.state
             && self.tx.pending() == 0
         {

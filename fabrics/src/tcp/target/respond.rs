@@ -2,15 +2,14 @@
 
 use nvme::fabrics::{ConnectCommand, cattr, fctype, fctype_of};
 use nvme::tcp::{C2hData, CapsuleResp, CommonHeader, PduType, flags};
-use nvme::{Cqe, Sqe, opcode};
+use nvme::{Cqe, opcode};
 use zerocopy::IntoBytes;
 
 use super::TargetConn;
 use super::capsule::bad_length;
-use super::slot::State;
+use super::slot::{Slot, State};
 use crate::tcp::ConnState;
 use crate::tcp::digest::{DataDigest, header_digest};
-use crate::tcp::frame::view;
 use crate::tcp::tx::u32_of;
 use crate::{CommandId, Completion, IoBuffer};
 
@@ -33,7 +32,7 @@ impl<B: IoBuffer> TargetConn<B> {
         if self.state == ConnState::Ready {
             self.respond(slot, completion);
         } else {
-            self.slots.remove(slot);
+            self.slots.free(slot);
         }
         true
     }
@@ -49,11 +48,11 @@ impl<B: IoBuffer> TargetConn<B> {
             data = None;
         }
         let cid = entry.sqe.cid.get();
-        let is_fabrics = entry.sqe.opcode == opcode::FABRICS;
-        let sqe = entry.sqe;
+        let is_connect =
+            entry.sqe.opcode == opcode::FABRICS && status.is_success() && self.on_connected(slot);
         let needs_capsule = match data {
             None => {
-                self.slots.remove(slot);
+                self.slots.free(slot);
                 true
             }
             Some(buffer) => {
@@ -63,7 +62,6 @@ impl<B: IoBuffer> TargetConn<B> {
             }
         };
         if needs_capsule {
-            let is_connect = is_fabrics && status.is_success() && self.on_connected(&sqe);
             let sqhd = if self.sq_flow_control { self.sq_head } else { sqhd_unused(is_connect) };
             self.send_capsule(Cqe::new(cid, status).with_result(result).with_sqhd(sqhd));
         }
@@ -118,13 +116,14 @@ impl<B: IoBuffer> TargetConn<B> {
         }
     }
 
-    /// Connect succeeded: sizes the queue as it says (base 2.1 §6.3). `false` when `sqe` is no Connect.
+    /// A fabrics command succeeded: when it is Connect, sizes the queue as that says (base 2.1 §6.3), else `false`.
     #[cold]
-    fn on_connected(&mut self, sqe: &Sqe) -> bool {
+    fn on_connected(&mut self, slot: u16) -> bool {
+        let Some(Slot { sqe, .. }) = self.slots.at(slot) else { return false };
         if fctype_of(sqe) != fctype::CONNECT {
             return false;
         }
-        let Some(connect) = view::<ConnectCommand>(sqe.as_bytes()) else { return false };
+        let connect = ConnectCommand::of(sqe);
         let sq_flow_control = connect.cattr & cattr::DISABLE_SQ_FLOW_CONTROL == 0;
         self.set_queue(connect.sqsize.get().saturating_add(1), sq_flow_control);
         true
