@@ -146,14 +146,15 @@ impl ReactorTarget {
         let address = listener.as_ref().map(|listener| listener.address);
         let address = address.unwrap_or(ListenAddress { transport: peer.transport, socket: peer.local });
         let home = request.home(self.index);
-        let (kind, slot, host) = (sub.kind, request.slot, host.clone());
-        let new = NewController { kind, slot, host, listener, address, home, depth };
+        let (kind, slot, subsystem, host) = (sub.kind, request.slot, sub.uid, host.clone());
+        let new = NewController { kind, slot, subsystem, host, listener, address, home, depth };
         let controller = sub.registry.create(new, ids, wanted).map_err(|why| match why {
             NoController::Full => Status::CONNECT_CONTROLLER_BUSY,
             NoController::Busy => Status::CONNECT_CONTROLLER_BUSY,
         })?;
         let (uid, id) = (controller.uid, controller.id);
-        let mut admin = AdminController::new(controller, transport.clone(), self.now);
+        tracing::info!(subsystem = %sub.options.nqn, host = %request.host.nqn, cntlid = id.get(), "controller connected");
+        let mut admin = AdminController::new(controller, sub, transport.clone(), self.now);
         set_keep_alive(&mut admin, request.command.kato.get(), self.now);
         self.deadline = self.deadline.min(admin.deadline());
         self.admins.insert(uid, admin);
@@ -192,6 +193,7 @@ impl ReactorTarget {
             controller,
             id: QueueId(id.get()),
             slot: request.slot,
+            subsystem: request.sub.uid,
             io_bytes_max: request.transport.io_bytes_max,
         };
         Ok((Role::Io(io), cntlid, depth))

@@ -9,7 +9,7 @@ use transport::ConnId;
 
 use super::flight::{Flight, Parked, Request};
 use super::jobs::{Compare, Deallocate, FlushAll, Job, Verify};
-use super::local::LocalNamespace;
+use super::local::{LocalNamespace, LocalSubsystem};
 use super::queue::IoQueue;
 use super::registry::ErrorEntry;
 use super::reservations::Access;
@@ -122,13 +122,19 @@ impl ReactorTarget {
     /// The namespace of a command, if the path lets the command through (base 2.1 §8.1.1).
     #[inline]
     pub(super) fn reach(&mut self, order: Order<'_>) -> Result<u32, Status> {
-        let sub = self.subsystems.get(order.io.slot).and_then(Option::as_ref);
-        let index = sub.and_then(|sub| sub.index(order.sqe.nsid.get())).ok_or(LocalNamespace::GONE)?;
+        let index = self.subsystem(order.io)?.index(order.sqe.nsid.get()).ok_or(LocalNamespace::GONE)?;
         let ns = self.namespace_mut(index).ok_or(LocalNamespace::GONE)?;
         match order.io.controller.ana_bits(ns.shared.ana_group) {
             0..=2 => Ok(index),
             state => Err(path_status(state)),
         }
+    }
+
+    /// The subsystem of a queue.
+    #[inline]
+    pub(super) fn subsystem(&self, io: &IoQueue) -> Result<&LocalSubsystem, Status> {
+        let sub = self.subsystems.get(io.slot).and_then(Option::as_ref);
+        sub.filter(|sub| sub.view.uid == io.subsystem).ok_or(LocalNamespace::GONE)
     }
 
     #[inline]
@@ -275,7 +281,7 @@ impl ReactorTarget {
     }
 
     fn flush_all(&mut self, order: Order<'_>) -> Result<Execution<IoBuf>, Status> {
-        let sub = self.subsystems.get(order.io.slot).and_then(Option::as_ref).ok_or(LocalNamespace::GONE)?;
+        let sub = self.subsystem(order.io)?;
         let indexes: Vec<u32> = sub.view.active().filter_map(|ns| sub.index(ns.nsid.get())).collect();
         let mut left = Vec::with_capacity(indexes.len());
         for index in indexes.into_iter().rev() {

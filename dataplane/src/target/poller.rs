@@ -31,14 +31,14 @@ impl Poller for TargetPoller {
     fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
         let now = Now(turn.now().as_nanos());
         let service = &mut *self.service.borrow_mut();
-        let busy = service.turn(now);
+        // Transports turn the service themselves, once per turn each.
+        let busy = !std::mem::take(&mut service.turned) && service.turn(now);
         service.tick(now);
         Work::from(busy)
     }
 
     fn before_sleep(&mut self, _: &mut Turn<'_>) -> bool {
-        // What is in the outboxes is for the transports: they ask the service themselves.
-        true
+        self.service.borrow_mut().before_sleep()
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {

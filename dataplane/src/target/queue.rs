@@ -29,6 +29,8 @@ pub(super) struct IoQueue {
     pub(super) host: HostId,
     /// Slot of the subsystem.
     pub(super) slot: usize,
+    /// Its unique number: a slot may belong to another subsystem later.
+    pub(super) subsystem: u64,
     /// Largest data transfer of a command (MDTS).
     pub(super) io_bytes_max: u32,
 }

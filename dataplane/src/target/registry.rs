@@ -51,6 +51,8 @@ pub(super) enum NoController {
 pub(super) struct NewController {
     pub(super) kind: SubsystemKind,
     pub(super) slot: usize,
+    /// Unique number of the subsystem.
+    pub(super) subsystem: u64,
     pub(super) host: HostIdentity,
     pub(super) listener: Option<Arc<Listener>>,
     pub(super) address: ListenAddress,
@@ -123,6 +125,8 @@ pub(super) struct Controller {
     pub(super) uid: u64,
     pub(super) kind: SubsystemKind,
     pub(super) slot: usize,
+    /// Unique number of the subsystem: a slot may belong to another one later.
+    pub(super) subsystem: u64,
     pub(super) host: HostIdentity,
     /// `None` on discovery ports that no listener of the discovery subsystem named.
     pub(super) listener: Option<Arc<Listener>>,
@@ -148,12 +152,13 @@ pub(super) enum QueueRefused {
 
 impl Controller {
     fn new(id: ControllerId, new: NewController) -> Self {
-        let NewController { kind, slot, host, listener, address, home, depth } = new;
+        let NewController { kind, slot, subsystem, host, listener, address, home, depth } = new;
         Self {
             id,
             uid: unique(),
             kind,
             slot,
+            subsystem,
             host,
             listener,
             address,

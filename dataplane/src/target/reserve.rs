@@ -50,8 +50,8 @@ impl ReactorTarget {
         if outcome.notices.is_empty() {
             return;
         }
-        let sub = self.subsystems.get(order.io.slot).and_then(Option::as_ref);
-        let Some(registry) = sub.map(|sub| std::sync::Arc::clone(&sub.view.registry)) else { return };
+        let Ok(sub) = self.subsystem(order.io) else { return };
+        let registry = std::sync::Arc::clone(&sub.view.registry);
         for controller in registry.all() {
             let notice = outcome.notices.iter().find(|(host, _)| *host == controller.host.id);
             if let Some((_, notice)) = notice {

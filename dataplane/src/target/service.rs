@@ -59,6 +59,8 @@ pub struct ReactorTarget {
     pub(super) events: OwnedFd,
     pub(super) deadline: Now,
     pub(super) now: Now,
+    /// A transport has turned the service since the target's poller last looked.
+    pub(super) turned: bool,
 }
 
 impl ReactorTarget {
@@ -104,6 +106,7 @@ impl ReactorTarget {
             events,
             deadline: Now::NEVER,
             now: Now(local.now().as_nanos()),
+            turned: false,
         };
         this.apply(view, None);
         Ok(Rc::new(RefCell::new(this)))
@@ -309,6 +312,7 @@ impl TargetService for ReactorTarget {
     }
 
     fn poll(&mut self, transport: TransportId, now: Now, out: &mut dyn FnMut(Effect)) {
+        self.turned = true;
         self.turn(now);
         if let Some(outbox) = self.outboxes.get_mut(usize::from(transport.0)) {
             outbox.drain(..).for_each(out);

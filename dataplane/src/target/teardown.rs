@@ -39,8 +39,11 @@ impl ReactorTarget {
     }
 
     fn end_association(&mut self, admin: &AdminController, reason: CloseReason) {
+        let (host, cntlid) = (&admin.controller.host.nqn, admin.controller.id.get());
+        tracing::info!(%host, cntlid, ?reason, "controller gone");
         self.close_io_queues(&admin.controller, reason);
-        if let Some(sub) = self.view.subsystems.get(admin.controller.slot).and_then(Option::as_ref) {
+        let sub = self.view.subsystems.get(admin.controller.slot).and_then(Option::as_ref);
+        if let Some(sub) = sub.filter(|sub| sub.uid == admin.controller.subsystem) {
             sub.registry.remove(&admin.controller);
         }
     }

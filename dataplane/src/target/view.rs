@@ -63,6 +63,8 @@ impl TargetView {
 /// One subsystem.
 #[derive(Clone)]
 pub(super) struct SubsystemView {
+    /// Never used twice in the process.
+    pub(super) uid: u64,
     pub(super) kind: SubsystemKind,
     pub(super) options: SubsystemOptions,
     pub(super) hosts: Vec<Nqn>,

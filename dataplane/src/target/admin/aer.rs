@@ -68,13 +68,9 @@ pub(in crate::target) struct AsyncEvents {
 const SMART_BITS: u32 = 0xFF;
 
 impl AsyncEvents {
-    pub(super) fn new(discovery: bool) -> Self {
-        let supported = if discovery {
-            async_event::DISCOVERY_LOG
-        } else {
-            async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE
-        };
-        let enabled = if discovery { 0 } else { supported };
+    /// For a controller that can send what `supported` says (OAES). Discovery changes are off until asked for.
+    pub(super) fn new(supported: u32) -> Self {
+        let enabled = supported & !async_event::DISCOVERY_LOG;
         Self { requests: ArrayVec::new(), supported, enabled, pending: 0, masked: 0 }
     }
 
@@ -154,9 +150,11 @@ impl AsyncEvents {
 mod tests {
     use super::*;
 
+    const NVM: u32 = async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE;
+
     #[test]
     fn an_event_is_told_once_until_its_page_is_read() {
-        let mut events = AsyncEvents::new(false);
+        let mut events = AsyncEvents::new(NVM);
         for command in 0..3 {
             assert!(matches!(events.request(command, 7), Ok(Execution::Pending)));
         }
@@ -173,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_event_waits_for_a_request() {
-        let mut events = AsyncEvents::new(false);
+        let mut events = AsyncEvents::new(NVM);
         events.raise(Kind::AnaChange);
         assert_eq!(events.next(), None);
         assert!(events.request(9, 1).is_ok());
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn only_what_is_enabled_is_told_and_only_what_is_supported_can_be_enabled() {
-        let mut events = AsyncEvents::new(true);
+        let mut events = AsyncEvents::new(async_event::DISCOVERY_LOG);
         assert!(events.request(1, 1).is_ok());
         events.raise(Kind::DiscoveryLog);
         assert_eq!(events.next(), None);
@@ -194,7 +192,7 @@ mod tests {
 
     #[test]
     fn requests_are_limited() {
-        let mut events = AsyncEvents::new(false);
+        let mut events = AsyncEvents::new(NVM);
         for command in 0..u32::from(ASYNC_EVENTS_MAX) {
             assert!(events.request(command, 0).is_ok());
         }

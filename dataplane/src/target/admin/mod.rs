@@ -10,6 +10,7 @@ mod properties;
 use std::sync::Arc;
 
 use fabrics::{Completion, Execution, IoBuffer as _, Now};
+use nvme::features::async_event;
 use nvme::opcode::admin as opcode;
 use nvme::{Sqe, Status};
 use reactors::IoBuf;
@@ -63,15 +64,19 @@ pub(super) struct AdminOrder<'a> {
 }
 
 impl AdminController {
-    pub(super) fn new(controller: Arc<Controller>, transport: TransportOptions, now: Now) -> Self {
+    pub(super) fn new(
+        controller: Arc<Controller>,
+        sub: &SubsystemView,
+        transport: TransportOptions,
+        now: Now,
+    ) -> Self {
         let registers = Registers::new(transport.queue_depth_max);
-        let discovery = controller.kind == SubsystemKind::Discovery;
         Self {
             conn: controller.home.conn,
             controller,
             registers,
             features: Features::new(now),
-            events: AsyncEvents::new(discovery),
+            events: AsyncEvents::new(supported_events(sub)),
             changed_namespaces: logs::ChangedNamespaces::default(),
             notices: Notices::default(),
             transport,
@@ -184,6 +189,7 @@ impl ReactorTarget {
     /// The subsystem of a controller, as this reactor knows it now.
     fn subsystem_of(&self, controller: &Controller) -> Result<Arc<SubsystemView>, Status> {
         let sub = self.subsystems.get(controller.slot).and_then(Option::as_ref);
+        let sub = sub.filter(|sub| sub.view.uid == controller.subsystem);
         sub.map(|sub| Arc::clone(&sub.view)).ok_or(Status::COMMAND_SEQUENCE_ERROR)
     }
 
@@ -230,6 +236,17 @@ impl ReactorTarget {
 /// Result of an Abort: bit 0 clear when the command was aborted.
 pub(super) fn abort_result(aborted: bool) -> Execution<IoBuf> {
     Execution::Done(Completion::result(u64::from(!aborted)))
+}
+
+/// OAES of the controllers of a subsystem.
+fn supported_events(sub: &SubsystemView) -> u32 {
+    match sub.kind {
+        SubsystemKind::Discovery => async_event::DISCOVERY_LOG,
+        SubsystemKind::Nvm if sub.options.ana_reporting => {
+            async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE
+        }
+        SubsystemKind::Nvm => async_event::NAMESPACE_ATTRIBUTE,
+    }
 }
 
 fn note_error(controller: &Controller, sqe: &Sqe, status: Status) {

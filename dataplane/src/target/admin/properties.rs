@@ -149,8 +149,8 @@ impl ReactorTarget {
         for (command, _) in admin.events.reset() {
             self.complete(admin.conn, command, Completion::status(Status::ABORTED_SQ_DELETION));
         }
-        let (keep_alive, discovery) = (admin.features.keep_alive_ms(), admin.is_discovery());
-        admin.events = super::AsyncEvents::new(discovery);
+        let keep_alive = admin.features.keep_alive_ms();
+        admin.events = super::AsyncEvents::new(admin.events.supported());
         admin.features = super::Features::new(self.now);
         admin.features.set_keep_alive(keep_alive);
         admin.controller.io_queues_granted.store(u16::MAX, std::sync::atomic::Ordering::Relaxed);

@@ -10,4 +10,5 @@ mod fused;
 mod io;
 mod lab;
 mod multi_reactor;
+mod real_reactors;
 mod reservations;
