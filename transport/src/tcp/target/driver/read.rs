@@ -171,7 +171,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         if connection.machine.tx_pending() > TX_PENDING_MAX {
             return false;
         }
-        // Even with nothing kept: commands inside the machine may wait for a buffer.
+        // Even without bytes: commands may wait inside the machine for buffers that are free now.
         let stash = connection.stash.take();
         let fed = feed(connection, &mut *self.service.borrow_mut(), id, stash.bytes(), now);
         if let Fed::Part(consumed) = fed {
