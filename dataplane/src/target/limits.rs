@@ -30,7 +30,7 @@ pub const RESERVATION_NOTICES_MAX: usize = 64;
 pub const DSM_RANGES_MAX: u32 = 256;
 /// Logical blocks a Compare and Write writes atomically (ACWU + 1): what a device guarantees over a power loss.
 pub const COMPARE_WRITE_BLOCKS_MAX: u32 = 1;
-/// Logical blocks a Verify reads at a time.
+/// Bytes a Verify reads at a time.
 pub const VERIFY_STEP_BYTES: u32 = 64 * 1024;
 /// Messages that may wait for a reactor from other reactors and control threads.
 pub const MAILBOX_CAPACITY: usize = 4096;
@@ -38,5 +38,7 @@ pub const MAILBOX_CAPACITY: usize = 4096;
 pub const ACKNOWLEDGE_TIMEOUT_MS: u64 = 30_000;
 /// How long a first fused command waits for its second before it is aborted.
 pub const FUSED_WAIT_NS: u64 = 2_000_000_000;
+/// How long a new connection may take until its Connect is accepted; a host needs milliseconds.
+pub const CONNECT_WAIT_NS: u64 = 30_000_000_000;
 /// How long a disabled or shut down controller keeps its association before it is ended.
 pub const ASSOCIATION_TIMEOUT_NS: u64 = 120_000_000_000;

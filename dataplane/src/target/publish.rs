@@ -1,8 +1,6 @@
 //! How a new view reaches every reactor: sent by mailbox, acknowledged by each, taken back everywhere if one of them
 //! cannot use it.
 
-#![allow(clippy::result_large_err, reason = "control calls are rare, and their errors carry names in full")]
-
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 

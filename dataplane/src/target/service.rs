@@ -48,6 +48,8 @@ pub struct ReactorTarget {
     pub(super) active: Vec<u32>,
     pub(super) flights: Flights,
     pub(super) parked: VecDeque<Parked>,
+    /// Connections without a queue yet, and until when they may stay so; not decided before the first tick.
+    pub(super) fresh: Vec<(ConnId, Option<Now>)>,
     /// First fused commands that wait for their second.
     pub(super) held: Vec<Held>,
     /// What the next poll of each transport hands over.
@@ -99,6 +101,7 @@ impl ReactorTarget {
             active: Vec::new(),
             flights: Flights::default(),
             parked: VecDeque::new(),
+            fresh: Vec::new(),
             held: Vec::new(),
             outboxes: Vec::new(),
             admins: BTreeMap::new(),
@@ -281,7 +284,9 @@ impl ReactorTarget {
 impl TargetService for ReactorTarget {
     type Queue = QueueState;
 
-    fn open(&mut self, _: ConnId, peer: &Peer) -> QueueState {
+    fn open(&mut self, conn: ConnId, peer: &Peer) -> QueueState {
+        self.fresh.push((conn, None));
+        self.deadline = Now(0);
         QueueState::new(peer.clone())
     }
 
@@ -328,7 +333,7 @@ impl TargetService for ReactorTarget {
 
     fn closed(&mut self, conn: ConnId, queue: QueueState, _: CloseReason) {
         match queue.role {
-            Role::Fresh => {}
+            Role::Fresh => self.no_longer_fresh(conn),
             Role::Admin(uid) => self.admin_closed(uid),
             Role::Io(io) => self.io_closed(conn, &io),
         }

@@ -10,6 +10,7 @@ use transport::{CloseReason, ConnId};
 
 use super::admin::{AdminController, abort_result};
 use super::io::Order;
+use super::limits::CONNECT_WAIT_NS;
 use super::message::{AbortRequest, Message};
 use super::queue::IoQueue;
 use super::registry::{Controller, Home};
@@ -84,9 +85,33 @@ impl ReactorTarget {
             }
             self.destroy(uid, CloseReason::TimedOut);
         }
-        let held = self.expire_held();
-        self.deadline =
-            self.admins.values().map(AdminController::deadline).min().unwrap_or(Now::NEVER).min(held);
+        let waiting = self.expire_held().min(self.expire_fresh());
+        let admins = self.admins.values().map(AdminController::deadline).min();
+        self.deadline = admins.unwrap_or(Now::NEVER).min(waiting);
+    }
+
+    /// Closes connections that did not become a queue in time; when the next one is due.
+    fn expire_fresh(&mut self) -> Now {
+        let now = self.now;
+        let mut next = Now::NEVER;
+        let mut late = Vec::new();
+        self.fresh.retain_mut(|(conn, until)| {
+            let until = *until.get_or_insert(now.after_ns(CONNECT_WAIT_NS));
+            if now >= until {
+                late.push(*conn);
+                return false;
+            }
+            next = next.min(until);
+            true
+        });
+        for conn in late {
+            self.close(conn, CloseReason::TimedOut);
+        }
+        next
+    }
+
+    pub(super) fn no_longer_fresh(&mut self, conn: ConnId) {
+        self.fresh.retain(|(other, _)| *other != conn);
     }
 
     /// Sends an Abort to the reactor of its queue.

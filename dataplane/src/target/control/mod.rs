@@ -1,8 +1,6 @@
 //! The control API: validates, publishes to the reactors, waits for them, tells the hosts. Calls block and must not be
 //! made on a reactor.
 
-#![allow(clippy::result_large_err, reason = "control calls are rare, and their errors carry names in full")]
-
 mod checks;
 mod listeners;
 mod namespaces;

@@ -188,6 +188,18 @@ fn a_lost_admin_queue_ends_the_association_and_a_lost_io_queue_only_itself() {
 }
 
 #[test]
+fn a_connection_that_never_connects_is_closed() {
+    let mut lab = Lab::new(1);
+    lab.advance(100 * NS_PER_S);
+    let idle = lab.open(0, 4420);
+    let host = lab.host(1);
+    lab.advance(29 * NS_PER_S);
+    assert!(!lab.is_closed(&idle));
+    lab.advance(2 * NS_PER_S);
+    assert!(lab.is_closed(&idle) && !lab.is_closed(&host.admin) && !lab.is_closed(&host.io));
+}
+
+#[test]
 fn disconnect_closes_an_io_queue_and_is_refused_on_the_admin_queue() {
     let mut lab = Lab::new(1);
     let mut host = lab.host(1);

@@ -70,7 +70,9 @@ fn every_refusal_names_its_reason_and_changes_nothing() {
         ),
         (
             "does not open",
-            Box::new(move |t| t.add_namespace(&sub, NamespaceOptions::new(BrokenDevice::new("b"))).map(drop)),
+            Box::new(move |t| {
+                t.add_namespace(&sub, NamespaceOptions::new(BrokenDevice::create("b"))).map(drop)
+            }),
         ),
         ("has no namespace 9", Box::new(move |t| t.remove_namespace(&sub, Nsid(9)))),
         ("listens on", Box::new(move |t| t.add_listener(&sub, address(4420)).map(drop))),

@@ -76,7 +76,7 @@ fn ana_states_decide_and_are_told_per_listener() {
 
 #[test]
 fn an_abort_ends_what_has_not_reached_the_device() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     gate.room.store(1, Ordering::Relaxed);
     let mut lab = Lab::with_device(1, device);
     let mut host = lab.host(1);

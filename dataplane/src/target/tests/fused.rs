@@ -66,7 +66,7 @@ fn broken_pairs_end_with_the_status_of_each_half() {
 
 #[test]
 fn a_pair_waits_for_writes_in_flight_on_every_reactor_and_later_ones_wait_for_it() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     let mut lab = Lab::with_device(2, device);
     let mut near = lab.host_on(1, 0, 0);
     let (mut far, _) = lab.dial(&Dial { reactor: 1, ..Dial::io(1, near.cntlid, 2) });

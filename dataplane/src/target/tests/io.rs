@@ -45,10 +45,10 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn flush_reaches_one_namespace_or_all() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     gate.open.store(true, Ordering::Relaxed);
     let mut lab = Lab::with_device(1, device);
-    let (second, second_gate) = HeldDevice::new("h1");
+    let (second, second_gate) = HeldDevice::create("h1");
     second_gate.open.store(true, Ordering::Relaxed);
     lab.control(|target| target.add_namespace(&subsystem(), NamespaceOptions::new(second)).unwrap());
     let mut host = lab.host(1);
@@ -179,7 +179,7 @@ fn commands_are_refused_with_the_status_the_specification_names() {
 
 #[test]
 fn a_full_device_delays_commands_and_loses_none() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     gate.room.store(2, Ordering::Relaxed);
     let mut lab = Lab::with_device(1, device);
     let mut host = lab.host(1);
@@ -199,7 +199,7 @@ fn a_full_device_delays_commands_and_loses_none() {
 
 #[test]
 fn reads_wait_for_buffers_and_come_when_some_are_free() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     let mut lab = Lab::with_device(1, device);
     let mut host = lab.host(1);
     let sqe = sized(ReadWrite::read(NS, Lba(0), 256));
@@ -214,7 +214,7 @@ fn reads_wait_for_buffers_and_come_when_some_are_free() {
 
 #[test]
 fn commands_and_their_latencies_are_counted() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     let mut lab = Lab::with_device(1, device);
     let mut host = lab.host(1);
     let id = lab.start(&mut host.io, sized(ReadWrite::read(NS, Lba(0), 8)), None);

@@ -404,7 +404,7 @@ pub(super) struct Gate {
 }
 
 impl HeldDevice {
-    pub(super) fn new(name: &str) -> (Arc<dyn Device>, Arc<Gate>) {
+    pub(super) fn create(name: &str) -> (Arc<dyn Device>, Arc<Gate>) {
         let memory = MemoryDevice::new(name, BlockSize::B512, BLOCKS, Uuid::new_v4()).unwrap();
         let gate = Arc::new(Gate::default());
         (Arc::new(Self { memory, gate: Arc::clone(&gate) }), gate)
@@ -472,7 +472,7 @@ impl Queue for HeldQueue {
 pub(super) struct BrokenDevice(MemoryDevice);
 
 impl BrokenDevice {
-    pub(super) fn new(name: &str) -> Arc<dyn Device> {
+    pub(super) fn create(name: &str) -> Arc<dyn Device> {
         Arc::new(Self(MemoryDevice::new(name, BlockSize::B512, BLOCKS, Uuid::new_v4()).unwrap()))
     }
 }

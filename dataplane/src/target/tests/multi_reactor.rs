@@ -46,7 +46,7 @@ fn events_reach_the_admin_queue_on_its_own_reactor() {
 
 #[test]
 fn removing_a_namespace_waits_for_the_io_of_every_reactor() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     let mut lab = Lab::with_device(2, device);
     let mut host = lab.host_on(1, 0, 1);
     let id = lab.start(&mut host.io, sized(ReadWrite::write(Nsid(1), Lba(0), 1)), Some(&pattern(1, 1)));
@@ -75,7 +75,7 @@ fn removing_a_namespace_waits_for_the_io_of_every_reactor() {
 
 #[test]
 fn an_abort_travels_to_the_reactor_of_its_queue() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     gate.room.store(1, Ordering::Relaxed);
     let mut lab = Lab::with_device(2, device);
     let mut host = lab.host_on(1, 0, 1);

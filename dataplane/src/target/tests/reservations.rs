@@ -171,7 +171,7 @@ fn preempting_takes_over_and_tells_the_victim() {
 
 #[test]
 fn preempt_and_abort_waits_for_io_in_flight() {
-    let (device, gate) = HeldDevice::new("h0");
+    let (device, gate) = HeldDevice::create("h0");
     let mut lab = Lab::with_device(2, device);
     let (mut one, mut two) = (lab.host_on(1, 0, 0), lab.host_on(2, 1, 1));
     join(&mut lab, &mut one, 5);
