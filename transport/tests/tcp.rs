@@ -415,6 +415,34 @@ fn connections_are_listed_with_their_peers_and_traffic() {
 }
 
 #[test]
+fn connections_are_placed_where_there_are_fewest() {
+    let mut lab = Lab::new(Options::default());
+    let (first, target) = (std::rc::Rc::clone(&lab.seen), std::sync::Arc::clone(&lab.target));
+    let mut peers = vec![TcpStream::connect(lab.address).unwrap(), TcpStream::connect(lab.address).unwrap()];
+    lab.until("both are at the only driver", |_| first.opened.get() == 2);
+    let second = lab::add_driver(&mut lab.reactor, &target, Mode::Inline);
+    peers.extend((0..4).map(|_| TcpStream::connect(lab.address).unwrap()));
+    lab.until("all are placed", |_| first.opened.get() + second.opened.get() == 6);
+    assert_eq!((first.opened.get(), second.opened.get()), (3, 3));
+}
+
+#[test]
+fn a_connection_that_the_service_ends_is_closed_in_order() {
+    let mut lab = Lab::new(Options::default());
+    let mut host = lab.host(HostParams::default());
+    lab.seen.close_all.set(true);
+    lab.until("the host sees the end", |lab| {
+        let now = lab.now();
+        host.turn(now);
+        host.queue.error().is_some()
+    });
+    assert!(matches!(host.queue.error(), Some(LinkError::Closed)));
+    assert_eq!(lab.seen.last_reason.get(), Some(CloseReason::Service));
+    lab.until("it is gone", |lab| lab.target.connections() == 0);
+    assert_eq!(lab.seen.closed.get(), 1);
+}
+
+#[test]
 fn an_error_of_the_service_reaches_the_host() {
     let mut lab = Lab::new(Options::default());
     let mut host = lab.host(HostParams::default());

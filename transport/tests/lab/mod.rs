@@ -64,16 +64,8 @@ impl Lab {
         let config = ReactorsConfig { buffers: options.buffers, ..ReactorsConfig::default() };
         let mut reactor = LocalReactor::new(&config).unwrap();
         let target = TcpTarget::new(TransportId(3), options.connections_max, options.params).unwrap();
-        let seen = reactor.with(|context| {
-            let local = context.local().clone();
-            let service = RamService::new(local.pool().clone(), NAMESPACE, options.mode);
-            let seen = Rc::clone(&service.seen);
-            let service = Rc::new(RefCell::new(service));
-            let driver = TcpTargetPoller::new(&target, &local, service).unwrap();
-            context.add_poller(Box::new(driver)).unwrap();
-            context.add_poller(Box::new(Acceptor::new(&target))).unwrap();
-            seen
-        });
+        let seen = add_driver(&mut reactor, &target, options.mode);
+        reactor.with(|context| context.add_poller(Box::new(Acceptor::new(&target))).unwrap());
         let (listener, address) = target.listen(address).unwrap();
         Self { reactor, target, seen, listener, address }
     }
@@ -169,6 +161,18 @@ impl Lab {
         self.until("the driver answers", |_| asking.is_finished());
         asking.join().unwrap()
     }
+}
+
+/// A driver with a service of its own, as another reactor would have.
+pub(crate) fn add_driver(reactor: &mut LocalReactor, target: &Arc<TcpTarget>, mode: Mode) -> Rc<Seen> {
+    reactor.with(|context| {
+        let local = context.local().clone();
+        let service = RamService::new(local.pool().clone(), NAMESPACE, mode);
+        let seen = Rc::clone(&service.seen);
+        let driver = TcpTargetPoller::new(target, &local, Rc::new(RefCell::new(service))).unwrap();
+        context.add_poller(Box::new(driver)).unwrap();
+        seen
+    })
 }
 
 /// How commands ended.

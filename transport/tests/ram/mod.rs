@@ -40,6 +40,8 @@ pub(crate) struct Seen {
     pub(crate) held: Cell<usize>,
     pub(crate) keep_alives: Cell<u64>,
     pub(crate) aborts: Cell<u64>,
+    /// Ends every connection in the next poll.
+    pub(crate) close_all: Cell<bool>,
 }
 
 /// How commands are answered.
@@ -255,6 +257,9 @@ impl TargetService for RamService {
     }
 
     fn poll(&mut self, _transport: TransportId, _now: Now, out: &mut dyn FnMut(Effect)) {
+        if self.seen.close_all.take() {
+            self.open.keys().for_each(|conn| out(Effect::Close(*conn, CloseReason::Service)));
+        }
         // A read that waits for a buffer must not hold up the writes behind it, which have the buffers.
         let round = if self.seen.hold.get() { 0 } else { self.held.len() };
         for _ in 0..round {

@@ -232,7 +232,8 @@ impl TcpTarget {
         if total >= self.connections_max {
             return Err(PlaceError::Limit);
         }
-        let least = drivers.iter().min_by_key(|driver| driver.load.connections.load(Ordering::Relaxed));
+        let running = drivers.iter().filter(|driver| !driver.mailbox.is_closed());
+        let least = running.min_by_key(|driver| driver.load.connections.load(Ordering::Relaxed));
         let driver = least.ok_or(PlaceError::NoDriver)?;
         driver.load.connections.fetch_add(1, Ordering::Relaxed);
         driver.mailbox.send(Message::Accepted(fd, peer)).map_err(|_| {
