@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use nvme::tcp::{C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Fes, H2cData, IcReq, IcResp, PduType, R2t, TermReq};
+use nvme::tcp::{
+    C2hData, CapsuleCmd, CapsuleResp, CommonHeader, Fes, H2cData, IcReq, IcResp, PduType, R2t, TermReq,
+};
 use nvme::zerocopy::IntoBytes;
 use nvme::{Cqe, HostId, Lba, Nqn, Nsid, SglDescriptor, Sqe, Status, fabrics, nvm};
 
@@ -64,7 +66,9 @@ fn data_pdu(mut header: Vec<u8>, data: &[u8]) -> Vec<u8> {
 fn connect() -> Vec<u8> {
     let nqn: Nqn = "nqn.2026-01.io.pollux:fuzz".parse().expect("a valid NQN");
     let data = fabrics::ConnectData::new(HostId([7; 16]), nvme::ControllerId(0xffff), &nqn, &nqn);
-    let sqe = fabrics::ConnectCommand::new(2).to_sqe().with_sgl(SglDescriptor::InCapsule { offset: 0, length: 1024 });
+    let sqe = fabrics::ConnectCommand::new(2)
+        .to_sqe()
+        .with_sgl(SglDescriptor::InCapsule { offset: 0, length: 1024 });
     capsule(sqe, data.as_bytes())
 }
 
@@ -79,10 +83,13 @@ fn target_sessions() -> Vec<(&'static str, Vec<u8>)> {
     let padded = IcReq::new(3, 0, 0);
     let connect = connect();
     let read = capsule(
-        nvm::ReadWrite::read(Nsid(1), Lba(0), 1).to_sqe(4).with_sgl(SglDescriptor::Transport { length: 4096 }),
+        nvm::ReadWrite::read(Nsid(1), Lba(0), 1)
+            .to_sqe(4)
+            .with_sgl(SglDescriptor::Transport { length: 4096 }),
         &[],
     );
-    let in_capsule = capsule(write_command(6, 1, SglDescriptor::InCapsule { offset: 0, length: 4096 }), &[9; 4096]);
+    let in_capsule =
+        capsule(write_command(6, 1, SglDescriptor::InCapsule { offset: 0, length: 4096 }), &[9; 4096]);
     let big = capsule(write_command(8, 4, SglDescriptor::Transport { length: 16384 }), &[]);
     let h2c = data_pdu(h2c_header(8, 0, 0, 16384), &[3; 16384]);
     let too_long = capsule(write_command(10, 1, SglDescriptor::Transport { length: 1 << 30 }), &[]);

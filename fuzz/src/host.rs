@@ -69,8 +69,14 @@ pub fn tcp_host(input: &[u8]) {
 fn submit(conn: &mut HostConn<Vec<u8>>, sink: &mut Outstanding, next_tag: &mut u64, now: Now) {
     let tag = *next_tag;
     let (sqe, data) = match tag % 3 {
-        0 => (nvm::ReadWrite::read(Nsid(1), Lba(0), BLOCKS).to_sqe(0), HostData::FromController(vec![0; IO_BYTES])),
-        1 => (nvm::ReadWrite::write(Nsid(1), Lba(0), BLOCKS).to_sqe(0), HostData::ToController(vec![7; IO_BYTES])),
+        0 => (
+            nvm::ReadWrite::read(Nsid(1), Lba(0), BLOCKS).to_sqe(0),
+            HostData::FromController(vec![0; IO_BYTES]),
+        ),
+        1 => (
+            nvm::ReadWrite::write(Nsid(1), Lba(0), BLOCKS).to_sqe(0),
+            HostData::ToController(vec![7; IO_BYTES]),
+        ),
         _ => (nvm::Flush { nsid: Nsid(1) }.to_sqe(0), HostData::None),
     };
     if conn.submit(sqe, data, tag, now).is_ok() {

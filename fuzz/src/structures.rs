@@ -1,7 +1,7 @@
 //! Every wire structure, parsed from anywhere in the input.
 
 use nvme::zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
-use nvme::{Cqe, NulStr, Nqn, Sgl, Sqe, Status, admin, discovery, fabrics, identify, log, nvm, tcp};
+use nvme::{Cqe, Nqn, NulStr, Sgl, Sqe, Status, admin, discovery, fabrics, identify, log, nvm, tcp};
 
 /// Reads a `T` at the start of the input, if it is long enough, and formats it: accessors run in `Debug`.
 fn view<T>(input: &[u8])

@@ -1,0 +1,264 @@
+//! The command line: what can be asked, in nvme-cli's and SPDK's words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::perf::workload::Workload;
+use crate::size::ByteCount;
+
+const EXIT_CODES: &str = "Exit codes:
+  0    success
+  1    an I/O or a command failed
+  2    wrong usage
+  3    the target or the RPC socket cannot be reached, or the connection was refused
+  4    data read differs from data written (perf --verify)
+  130  interrupted";
+
+/// Discover, inspect, measure and control NVMe over Fabrics targets.
+#[derive(Debug, Parser)]
+#[command(name = "pollux", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the subsystems a discovery controller offers
+    Discover(Box<DiscoverArgs>),
+    /// Show a controller's, or with --nsid a namespace's, Identify data
+    Identify(Box<IdentifyArgs>),
+    /// Measure a namespace: IOPS, bandwidth and latency percentiles, optionally with verified data
+    Perf(Box<PerfArgs>),
+    /// Call a JSON-RPC method of a data plane
+    Rpc(RpcArgs),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one page per command into a folder
+    Man {
+        /// Folder to write pollux.1, pollux-perf.1, … into, instead of printing pollux.1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// The link a controller is reached over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportType {
+    /// NVMe/TCP
+    Tcp,
+}
+
+impl TransportType {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// How to reach a controller, and as whom.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Transport type
+    #[arg(short = 't', long, value_enum, default_value = "tcp")]
+    pub(crate) transport: TransportType,
+    /// Transport address: an IPv4 or IPv6 address or a host name
+    #[arg(short = 'a', long, value_name = "ADDRESS")]
+    pub(crate) traddr: String,
+    /// Transport service: the TCP port
+    #[arg(short = 's', long, value_name = "PORT", default_value_t = 4420)]
+    pub(crate) trsvcid: u16,
+    /// Host NQN to connect as [default: a random UUID NQN]
+    #[arg(short = 'q', long, value_name = "NQN")]
+    pub(crate) hostnqn: Option<nvme::Nqn>,
+    /// Host identifier to connect as, a UUID [default: random, or the one in a UUID host NQN]
+    #[arg(short = 'I', long, value_name = "UUID")]
+    pub(crate) hostid: Option<uuid::Uuid>,
+    /// Protect PDU headers with a CRC32C
+    #[arg(short = 'g', long, alias = "hdr-digest")]
+    pub(crate) header_digest: bool,
+    /// Protect data with a CRC32C
+    #[arg(short = 'G', long)]
+    pub(crate) data_digest: bool,
+    /// Keep-alive time-out the controller is asked for, in seconds; 0 turns it off
+    #[arg(short = 'k', long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) keep_alive_tmo: u32,
+    /// How long to wait for the connection, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) connect_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiscoverArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// Print one JSON object in nvme-cli's form instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdentifyArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// NQN of the subsystem
+    #[arg(short = 'n', long, value_name = "NQN")]
+    pub(crate) subnqn: nvme::Nqn,
+    /// Show this namespace, instead of the controller and a list of its namespaces
+    #[arg(long, value_name = "NSID", value_parser = clap::value_parser!(u32).range(1..0xffff_ffff))]
+    pub(crate) nsid: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PerfArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    /// NQN of the subsystem
+    #[arg(short = 'n', long, value_name = "NQN")]
+    pub(crate) subnqn: nvme::Nqn,
+    /// Namespace to work on
+    #[arg(long, value_name = "NSID", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..0xffff_ffff))]
+    pub(crate) nsid: u32,
+    /// Pattern of accesses
+    #[arg(short = 'w', long, value_enum)]
+    pub(crate) workload: Workload,
+    /// Percentage of reads in rw and randrw
+    #[arg(short = 'M', long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) mix: u8,
+    /// Bytes per I/O: a multiple of the namespace's block size (suffixes k, M: powers of 1024)
+    #[arg(short = 'o', long, value_name = "BYTES", default_value = "4k")]
+    pub(crate) size: ByteCount,
+    /// I/Os in flight on each queue
+    #[arg(short = 'd', long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) depth: u16,
+    /// I/O queues (connections) on each core
+    #[arg(short = 'P', long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) queues: u16,
+    /// Further I/O queues on each core that stay connected and idle
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) idle_queues: u16,
+    /// Cores to run on, one thread each: a list such as 0,2-3 or a mask such as 0x5 [default: the first allowed one]
+    #[arg(short = 'c', long, value_name = "LIST")]
+    pub(crate) cores: Option<reactors::CoreSet>,
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) time: Duration,
+    /// How long to run before measuring, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub(crate) warmup: Duration,
+    /// Stop after this many I/Os on each queue, even when time is left
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) io_count: Option<u64>,
+    /// First byte of the namespace to touch
+    #[arg(long, value_name = "BYTES", default_value = "0")]
+    pub(crate) offset: ByteCount,
+    /// Bytes of the namespace to touch [default: to its end]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) length: Option<ByteCount>,
+    /// Write a checkable pattern, check every read against it, and read back all that was written at the end
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Ask for Force Unit Access on every write
+    #[arg(long)]
+    pub(crate) fua: bool,
+    /// Seed of addresses and patterns [default: random]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Fail an I/O that was not answered within this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print no live figures
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RpcArgs {
+    /// Unix socket of the data plane
+    #[arg(short = 's', long, alias = "socket", value_name = "PATH", env = "POLLUX_RPC_SOCKET", default_value = dataplane::config::RPC_SOCKET)]
+    pub(crate) rpc_socket: PathBuf,
+    /// How long to wait for the answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Method to call; rpc_get_methods lists them
+    pub(crate) method: String,
+    /// Parameters: a JSON object, or - to read it from standard input
+    #[arg(value_name = "JSON")]
+    pub(crate) params: Option<String>,
+}
+
+/// Longest time that can be asked for: a day, so that no arithmetic on deadlines can overflow.
+const SECONDS_MAX: f64 = 86_400.0;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| format!("expected a number of seconds, got '{text}'"))?;
+    if (0.0..=SECONDS_MAX).contains(&value) {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err(format!("expected 0 to {SECONDS_MAX} seconds, got '{text}'"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_out_of_range_are_refused() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("NaN").is_err());
+        assert!(seconds("1e9").is_err());
+    }
+
+    #[test]
+    fn the_usual_perf_line_parses() {
+        let cli = Cli::try_parse_from([
+            "pollux",
+            "perf",
+            "--transport",
+            "tcp",
+            "--traddr",
+            "127.0.0.1",
+            "--trsvcid",
+            "4420",
+            "--subnqn",
+            "nqn.2026-01.io.pollux:a",
+            "--workload",
+            "randread",
+            "--size",
+            "4096",
+            "--depth",
+            "32",
+            "--queues",
+            "1",
+            "--cores",
+            "1",
+            "--time",
+            "5",
+            "--json",
+        ])
+        .unwrap();
+        let Command::Perf(perf) = cli.command else { panic!("not perf") };
+        assert_eq!(perf.workload, Workload::Randread);
+        assert_eq!(perf.size, ByteCount(4096));
+    }
+}
