@@ -69,7 +69,8 @@ impl Registers {
                 let crto = Crto(0).with_crwmt(u16::from(READY_TIMEOUT));
                 (u64::from(crto.0), PropertySize::Four)
             }
-            _ => return Err(INVALID_FIELD),
+            // Without "do not retry": nvme-cli's register dump takes only the bare code as "no such property".
+            _ => return Err(Status::INVALID_FIELD),
         };
         if size == own_size { Ok(value) } else { Err(INVALID_FIELD) }
     }
@@ -204,6 +205,6 @@ mod tests {
         assert_eq!(registers.get(offset::CAP, PropertySize::Eight).map(|cap| Cap(cap).mqes()), Ok(127));
         assert_eq!(registers.get(offset::CAP, PropertySize::Four), Err(INVALID_FIELD));
         assert_eq!(registers.get(offset::VS, PropertySize::Four), Ok(0x0002_0100));
-        assert_eq!(registers.get(offset::NSSR, PropertySize::Four), Err(INVALID_FIELD));
+        assert_eq!(registers.get(offset::NSSR, PropertySize::Four), Err(Status::INVALID_FIELD));
     }
 }
