@@ -115,6 +115,8 @@ pub struct TargetConn<B> {
     parked: VecDeque<u16>,
     /// Commands whose data was asked for and is not all here.
     transfers: u16,
+    /// Commands answered whose data is not all sent: they have nothing more to queue.
+    sending: u16,
     handshake_deadline: Now,
     /// Not later than the start of the oldest transfer in progress.
     transfers_since: Now,
@@ -141,6 +143,7 @@ impl<B: IoBuffer> TargetConn<B> {
             fused_first: FusedFirst::None,
             parked: VecDeque::new(),
             transfers: 0,
+            sending: 0,
             handshake_deadline: now.after_ns(params.handshake_timeout_ns),
             transfers_since: Now::NEVER,
             blocked: false,
@@ -337,10 +340,11 @@ impl<B: IoBuffer> TargetConn<B> {
         self.parked.reserve(slots.saturating_sub(self.parked.len()));
     }
 
-    /// Whether another command can be taken: a slot, and room for all it and its elders may have to send.
+    /// Whether another command can be taken: a slot, and room for all it and its elders may still have to queue.
     #[inline]
     fn can_accept(&self) -> bool {
-        let commands = usize::from(self.slots.occupied()) + 1;
+        debug_assert!(self.sending <= self.slots.occupied());
+        let commands = usize::from(self.slots.occupied() - self.sending) + 1;
         !self.slots.is_full() && self.tx.room() >= commands * self.command_tx_bytes + TERM_BYTES_MAX
     }
 
@@ -406,6 +410,7 @@ impl<B: IoBuffer> TargetConn<B> {
         self.tx.clear(|slot| {
             slots.free(slot);
         });
+        self.sending = 0;
     }
 
     /// Ends the connection from our side, at once: what is not sent is dropped.
@@ -436,9 +441,10 @@ impl<B: IoBuffer> TargetConn<B> {
     /// The first `bytes` bytes of what [`Self::gather`] gave are sent. Frees the slots and buffers of data sent.
     pub fn on_sent(&mut self, bytes: usize) {
         self.stats.bytes_out += bytes as u64;
-        let slots = &mut self.slots;
-        self.tx.advance(bytes, |slot| {
+        let Self { tx, slots, sending, .. } = self;
+        tx.advance(bytes, |slot| {
             slots.free(slot);
+            *sending -= 1;
         });
         if let ConnState::Terminating(reason) = self.state
             && self.tx.pending() == 0

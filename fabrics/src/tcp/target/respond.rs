@@ -113,6 +113,7 @@ impl<B: IoBuffer> TargetConn<B> {
         }
         if let Some(entry) = self.slots.at_mut(slot) {
             entry.advance(State::Sending { buffer });
+            self.sending += 1;
         }
     }
 

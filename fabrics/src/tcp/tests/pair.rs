@@ -288,6 +288,28 @@ fn a_queue_takes_as_many_commands_as_it_has_room_for() {
 }
 
 #[test]
+fn a_full_queue_of_reads_is_taken_in_one_receive() {
+    for (digests, entries) in [(false, 33u16), (true, 33), (false, 129), (true, 129)] {
+        let commands = entries - 1;
+        let params = HostParams {
+            depth: commands,
+            header_digest: digests,
+            data_digest: digests,
+            ..HostParams::default()
+        };
+        let mut pair = Pair::new(params, TargetParams::default(), 4096, None);
+        pair.connect(entries, false);
+        for tag in 0..commands {
+            let data = HostData::FromController(vec![0; 4096]);
+            pair.host.submit(read_command(0, 4096), data, tag.into(), T0).unwrap();
+        }
+        pair.settle();
+        assert_eq!(pair.ends.completed.len(), usize::from(commands));
+        assert_eq!(pair.target.stats().blocked, 0, "digests {digests}, {commands} commands");
+    }
+}
+
+#[test]
 fn a_controller_without_the_digests_asked_for_is_refused() {
     let host = HostParams { header_digest: true, ..HostParams::default() };
     let target = TargetParams { header_digest: false, ..TargetParams::default() };
