@@ -152,6 +152,7 @@ fn params(options: &TransportOptions) -> TargetParams {
     TargetParams {
         in_capsule_data_size: options.in_capsule_data_bytes,
         max_io_size: options.io_bytes_max,
+        c2h_success: options.c2h_success,
         ..TargetParams::default()
     }
     .clamped()

@@ -67,9 +67,9 @@ described! {
         /// What a reactor does when there is nothing to do.
         mode: Idling = Idling::Adaptive,
         /// Microseconds that an `adaptive` reactor polls after its last work before it sleeps.
-        idle_after_us: u64 = 100,
+        idle_after_us: u64 = 75,
         /// Milliseconds that one piece of work may take before a warning names it.
-        stall_after_ms: u64 = 50,
+        stall_after_ms: u64 = 10,
     }
 }
 

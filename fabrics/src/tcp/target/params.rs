@@ -24,6 +24,8 @@ pub struct TargetParams {
     pub max_io_size: u32,
     /// CPDA: alignment of data that we ask the host for, in dwords, 0's based: 0 to 31.
     pub cpda: u8,
+    /// Whether read data ends with the SUCCESS flag instead of a response, where the host turned SQ flow control off.
+    pub c2h_success: bool,
     /// Whether header digests are used when the host asks for them.
     pub header_digest: bool,
     /// Whether data digests are used when the host asks for them.
@@ -48,6 +50,7 @@ impl Default for TargetParams {
             r2t_length: u32::MAX,
             max_io_size: 1 << 20,
             cpda: 0,
+            c2h_success: true,
             header_digest: true,
             data_digest: true,
             handshake_timeout_ns: 10 * NS_PER_S,

@@ -56,7 +56,8 @@ impl<B: IoBuffer> TargetConn<B> {
                 true
             }
             Some(buffer) => {
-                let needs_capsule = self.sq_flow_control || result != 0 || status.to_cqe_field(false) != 0;
+                let news = result != 0 || status.to_cqe_field(false) != 0;
+                let needs_capsule = self.sq_flow_control || !self.params.c2h_success || news;
                 self.send_data(slot, cid, buffer, !needs_capsule);
                 needs_capsule
             }

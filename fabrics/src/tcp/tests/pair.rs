@@ -235,6 +235,22 @@ fn connect_without_flow_control_reports_sqhd_ffff() {
 }
 
 #[test]
+fn without_the_success_flag_every_read_ends_with_a_response() {
+    for (c2h_success, bytes) in [(true, 24 + 512), (false, 24 + 512 + 24)] {
+        let target = TargetParams { c2h_success, ..TargetParams::default() };
+        let mut pair = Pair::new(HostParams::default(), target, 4096, None);
+        pair.connect(4, false);
+        pair.host.submit(read_command(0, 512), HostData::FromController(vec![0; 512]), 1, T0).unwrap();
+        let out = super::pipe::sent_by_host(&pair.host);
+        pair.host.on_sent(out.len(), &mut pair.ends);
+        assert_eq!(pair.target.on_bytes(&out, T0, &mut pair.disk), Progress::Consumed);
+        assert_eq!(pair.target.tx_pending(), bytes);
+        pair.settle();
+        assert_eq!(pair.ends.completed.len(), 1);
+    }
+}
+
+#[test]
 fn a_long_transfer_keeps_the_agreed_number_of_r2ts_outstanding() {
     let host = HostParams { max_r2t: 3, in_capsule_data_size: 0, ..HostParams::default() };
     let target = TargetParams { r2t_length: 4096, max_r2t: 8, ..TargetParams::default() };

@@ -17,6 +17,7 @@ const PARAMS: TargetParams = TargetParams {
     r2t_length: u32::MAX,
     max_io_size: 1 << 20,
     cpda: 0,
+    c2h_success: true,
     header_digest: true,
     data_digest: true,
     handshake_timeout_ns: 100,
