@@ -1,0 +1,11 @@
+//! What the benchmarks, the allocation proof and the measuring programs share.
+//!
+//! - [`machines`]: a host and a target machine joined by memory: the protocol without sockets or a device.
+//! - [`loopback`]: a whole target and a host over real sockets, in one thread, turned in lockstep.
+#![forbid(unsafe_code)]
+
+pub mod loopback;
+pub mod machines;
+
+/// Bytes of the I/O that nearly every figure is about.
+pub const IO_BYTES: usize = 4096;
