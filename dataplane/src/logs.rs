@@ -1,6 +1,7 @@
 //! Structured logs: installed once, their level changed while running.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 
 use tracing_subscriber::prelude::*;
@@ -100,7 +101,10 @@ impl LogControl {
         let (filter, handle) = reload::Layer::<_, Registry>::new(EnvFilter::new(level.directive()));
         let registry = tracing_subscriber::registry().with(filter);
         match format {
-            LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()?,
+            LogFormat::Text => {
+                let colour = std::io::stderr().is_terminal();
+                registry.with(fmt::layer().with_ansi(colour).with_writer(std::io::stderr)).try_init()?;
+            }
             LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()?,
         }
         Ok(Self::new(level, move |directives| {

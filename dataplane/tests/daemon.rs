@@ -188,6 +188,13 @@ fn preflight_names_what_is_missing_and_how_to_mend_it() {
 }
 
 #[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let log = Daemon::start(&[]).stop_and_read_log();
+    assert!(log.iter().any(|line| line.contains("stopped")), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains('\u{1b}')), "{log:#?}");
+}
+
+#[test]
 fn logs_are_json_when_asked_for() {
     let folder = tempfile::tempdir().expect("folder");
     let daemon = Daemon::start_in(folder, &["--log-format", "json"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity};
+use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_getaffinity};
 
 use super::Plan;
 
@@ -22,7 +22,7 @@ pub struct Facts {
     pub huge_pages_total: u64,
     /// Those that nobody has.
     pub huge_pages_free: u64,
-    /// Bytes that may be locked; `None` without limit.
+    /// Bytes that may be locked; `None` without limit, or with the capability that makes the limit void.
     pub memlock: Option<u64>,
     /// Files that may be open; `None` without limit.
     pub descriptors: Option<u64>,
@@ -67,7 +67,7 @@ impl Facts {
             cores_allowed: cores_allowed(),
             huge_pages_total: pages("nr_hugepages"),
             huge_pages_free: pages("free_hugepages"),
-            memlock: getrlimit(Resource::Memlock).current,
+            memlock: getrlimit(Resource::Memlock).current.filter(|_| !locks_freely()),
             descriptors: getrlimit(Resource::Nofile).current,
             io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
             io_uring_refused: io_uring::IoUring::new(PROBE_ENTRIES).err().map(|error| error.to_string()),
@@ -110,6 +110,11 @@ fn cores_allowed() -> Vec<u16> {
     let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
     let max = u16::try_from(CpuSet::MAX_CPU).unwrap_or(u16::MAX);
     (0..max).filter(|core| set.is_set(usize::from(*core))).collect()
+}
+
+/// Whether this process has CAP_IPC_LOCK: nothing that it locks is counted.
+fn locks_freely() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
 }
 
 fn kernel() -> (u32, u32) {

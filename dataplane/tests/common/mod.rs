@@ -94,6 +94,12 @@ impl Daemon {
         self.child.wait().expect("waited for")
     }
 
+    /// Stops it as an operator would, and gives what it logged since it began to serve.
+    pub(crate) fn stop_and_read_log(self) -> Vec<String> {
+        self.signal("TERM");
+        self.lines.iter().collect()
+    }
+
     /// Stops it as an operator would.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
