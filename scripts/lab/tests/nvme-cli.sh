@@ -39,7 +39,7 @@ reads ns-descs nvme ns-descs "$device"
 ours_reads list-ctrl nvme list-ctrl "$controller"
 ours_reads nvm-id-ctrl nvme nvm-id-ctrl "$controller"
 ours_reads nvm-id-ns nvme nvm-id-ns "$device"
-ours_reads cmdset-ind-id-ns nvme cmdset-ind-id-ns "$device"
+ours_reads cmdset-ind-id-ns nvme cmdset-ind-id-ns "$device" -n 1
 ours_reads id-iocs nvme id-iocs "$controller"
 reads_or_refuses id-nvmset nvme id-nvmset "$controller"
 reads_or_refuses id-uuid nvme id-uuid "$controller"
@@ -102,7 +102,7 @@ blkdiscard -o 0 -l 1048576 "$device"
 blkdiscard -z -o 0 -l 1048576 "$device"
 expect_failure nvme read "$device" -s $((32 * 256)) -c 0 -z 4096 -d /tmp/back 2>/tmp/out
 grep -qiE 'LBA_RANGE|LBA Out of Range' /tmp/out || { cat /tmp/out && fail "the wrong status of a read past the end"; }
-expect_failure nvme io-passthru "$device" --opcode=0x7f -n 1 2>/tmp/out
+expect_failure nvme io-passthru "$device" --opcode=0x7b -n 1 2>/tmp/out
 grep -qiE 'INVALID_OPCODE|Invalid Command Opcode' /tmp/out || { cat /tmp/out && fail "the wrong status of an unknown command"; }
 
 step "reset"
