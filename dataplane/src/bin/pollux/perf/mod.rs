@@ -12,7 +12,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reactors::{CoreId, CoreSet};
 
@@ -169,7 +169,7 @@ fn measure(
     plans: Vec<WorkerPlan>,
     interrupted: &AtomicBool,
 ) -> Result<(Tally, Option<String>), Failure> {
-    let control = Arc::new(RunControl::new(plans.len()));
+    let control = Arc::new(RunControl::new(plans.len(), args.warmup, args.time));
     let workers: Vec<_> = plans
         .into_iter()
         .enumerate()
@@ -191,31 +191,18 @@ fn measure(
     Ok((total, broken))
 }
 
-/// Waits until the workers finish; stops them when the time is up or on an interrupt.
+/// Waits until the workers finish, and shows progress; stops them on an interrupt.
 fn watch(args: &PerfArgs, control: &RunControl, interrupted: &AtomicBool, is_finished: impl Fn() -> bool) {
-    while !control.is_ready() && !is_finished() && !interrupted.load(Ordering::Relaxed) {
-        thread::park_timeout(WATCH_INTERVAL);
-    }
     let mut line = ProgressLine::new();
-    let started = Instant::now();
-    let (mut shown, mut measuring) = (started, args.warmup.is_zero());
-    control.set_measuring(measuring);
-    loop {
-        let elapsed = started.elapsed();
-        if !measuring && elapsed >= args.warmup {
-            measuring = true;
-            control.set_measuring(true);
-        }
-        if elapsed >= args.warmup + args.time || interrupted.load(Ordering::Relaxed) {
+    let mut shown = Duration::ZERO;
+    while !is_finished() {
+        if interrupted.load(Ordering::Relaxed) {
             control.stop();
         }
-        if is_finished() {
-            break;
-        }
-        let since = shown.elapsed();
-        if !args.quiet && since >= PROGRESS_INTERVAL {
-            line.print(control, elapsed, since);
-            shown += since;
+        let elapsed = control.elapsed().unwrap_or_default();
+        if !args.quiet && elapsed >= shown + PROGRESS_INTERVAL {
+            line.print(control, elapsed, elapsed - shown);
+            shown = elapsed;
         }
         thread::park_timeout(WATCH_INTERVAL);
     }

@@ -1,8 +1,10 @@
-//! Live figures while a run lasts: workers count with plain atomics, the main thread prints the difference.
+//! When a run begins and ends, and live figures while it lasts: workers count with plain atomics, the main thread prints
+//! the difference.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::report::as_f64;
 
@@ -23,41 +25,45 @@ impl LiveCounters {
     }
 }
 
-/// What the main thread and the workers of a run share.
+/// What the main thread and the workers of a run share. Workers keep the time themselves: with real-time priority they
+/// may leave the main thread no processor to do it on.
 pub(crate) struct RunControl {
     stop: AtomicBool,
-    measuring: AtomicBool,
     ready: AtomicUsize,
+    began: OnceLock<Instant>,
+    warmup: Duration,
+    length: Duration,
     pub(crate) workers: Vec<LiveCounters>,
 }
 
 impl RunControl {
-    pub(crate) fn new(workers: usize) -> Self {
+    /// A run that measures for `length` after `warmup`.
+    pub(crate) fn new(workers: usize, warmup: Duration, length: Duration) -> Self {
         Self {
             stop: AtomicBool::new(false),
-            measuring: AtomicBool::new(false),
             ready: AtomicUsize::new(0),
+            began: OnceLock::new(),
+            warmup,
+            length,
             workers: (0..workers).map(|_| LiveCounters::default()).collect(),
         }
     }
 
-    /// A worker is connected.
+    /// A worker is connected. The run begins with the last of them.
     pub(crate) fn worker_ready(&self) {
-        self.ready.fetch_add(1, Ordering::Release);
+        if self.ready.fetch_add(1, Ordering::AcqRel) + 1 == self.workers.len() {
+            self.began.get_or_init(Instant::now);
+        }
     }
 
-    /// Whether every worker is connected.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) == self.workers.len()
+    /// Time since the run began; `None` while workers are connecting.
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
+        self.began.get().map(Instant::elapsed)
     }
 
-    /// The warm-up is over, or there is none.
-    pub(crate) fn set_measuring(&self, measuring: bool) {
-        self.measuring.store(measuring, Ordering::Relaxed);
-    }
-
+    /// Whether the warm-up is over.
     pub(crate) fn is_measuring(&self) -> bool {
-        self.measuring.load(Ordering::Relaxed)
+        self.elapsed().is_some_and(|elapsed| elapsed >= self.warmup)
     }
 
     /// Asks every worker to finish what is in flight and report.
@@ -65,8 +71,10 @@ impl RunControl {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the time is up, or the run was stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+            || self.elapsed().is_some_and(|elapsed| elapsed >= self.warmup + self.length)
     }
 
     fn totals(&self) -> (u64, u64, u64) {
@@ -115,5 +123,29 @@ impl ProgressLine {
         if self.in_place {
             let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_begins_with_its_last_worker_and_ends_without_the_main_thread() {
+        let control = RunControl::new(2, Duration::ZERO, Duration::ZERO);
+        control.worker_ready();
+        assert!(!control.is_measuring() && !control.is_stopped());
+        control.worker_ready();
+        assert!(control.is_measuring() && control.is_stopped());
+    }
+
+    #[test]
+    fn a_warm_up_is_not_measured_and_an_interrupt_ends_it() {
+        let day = Duration::from_secs(86_400);
+        let control = RunControl::new(1, day, day);
+        control.worker_ready();
+        assert!(!control.is_measuring() && !control.is_stopped());
+        control.stop();
+        assert!(control.is_stopped());
     }
 }

@@ -57,7 +57,8 @@ impl<'a> Worker<'a> {
         control: &'a RunControl,
     ) -> Result<WorkerOutcome, Failure> {
         pin(plan.core)?;
-        let mut worker = Self::connect(plan, index, control)?;
+        // The run cannot begin without this one: the others are not to wait for it.
+        let mut worker = Self::connect(plan, index, control).inspect_err(|_| control.stop())?;
         control.worker_ready();
         worker.turn_until_done();
         let broken = worker.lanes.iter().find_map(|lane| lane.broken().map(str::to_owned)).or(worker.lost);
