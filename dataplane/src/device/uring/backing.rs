@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, StatxFlags, major, minor};
 use rustix::io::Errno;
@@ -14,6 +16,10 @@ use crate::device::DeviceError;
 
 /// Largest alignment of offsets and lengths that is worked with: the unit of buffers.
 pub(super) const ALIGN_MAX: u32 = 4096;
+/// How long the kernel is given to let go of what a process held that has ended.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time between two tries meanwhile.
+const RELEASE_STEP: Duration = Duration::from_millis(20);
 
 /// What lies under a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,10 +134,8 @@ fn open_exclusive(config: &UringConfig) -> Result<(File, Kind), DeviceError> {
     let create = expected == Kind::File && config.size_bytes.is_some();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).mode(0o600).custom_flags(exclusive | direct);
-    let file = options.open(path).map_err(|source| match Errno::from_io_error(&source) {
-        Some(Errno::BUSY) => {
-            DeviceError::Busy { path: path.clone(), holder: holder::of_block_device_at(path) }
-        }
+    let opened = claim(path, Errno::BUSY, || holder::of_block_device_at(path), || options.open(path))?;
+    let file = opened.map_err(|source| match Errno::from_io_error(&source) {
         Some(Errno::INVAL) if config.direct => DeviceError::NoDirectIo { path: path.clone() },
         _ => failed("open", path, source),
     })?;
@@ -144,13 +148,32 @@ fn open_exclusive(config: &UringConfig) -> Result<(File, Kind), DeviceError> {
 }
 
 fn lock(file: &File, path: &Path, metadata: &std::fs::Metadata) -> Result<(), DeviceError> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => {
-            let holder = holder::of_lock(DeviceNumber::new(metadata.dev()), metadata.ino());
-            Err(DeviceError::Busy { path: path.to_owned(), holder })
+    let holder = || holder::of_lock(DeviceNumber::new(metadata.dev()), metadata.ino());
+    let lock = || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+    claim(path, Errno::WOULDBLOCK, holder, lock)?.map_err(|source| failed("lock", path, source))
+}
+
+/// Tries again while it is busy but nobody holds it: the kernel lets go of the files of a killed process's rings only
+/// some time after the process is gone, and a daemon that is started again at once must not fail for that.
+fn claim<T>(
+    path: &Path,
+    busy: Errno,
+    holder: impl Fn() -> Option<String>,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> Result<io::Result<T>, DeviceError> {
+    let deadline = Instant::now() + RELEASE_TIME_MAX;
+    loop {
+        match attempt() {
+            Err(error) if Errno::from_io_error(&error) == Some(busy) => {
+                let holder = holder();
+                if holder.is_some() || Instant::now() >= deadline {
+                    let holder = holder.unwrap_or_else(|| holder::UNKNOWN.into());
+                    return Err(DeviceError::Busy { path: path.to_owned(), holder });
+                }
+                thread::sleep(RELEASE_STEP);
+            }
+            outcome => return Ok(outcome),
         }
-        Err(errno) => Err(failed("lock", path, errno.into())),
     }
 }
 

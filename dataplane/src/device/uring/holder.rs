@@ -8,13 +8,13 @@ use rustix::fs::{major, minor};
 
 use super::backing::DeviceNumber;
 
-const UNKNOWN: &str = "another program";
+/// A holder that cannot be named.
+pub(super) const UNKNOWN: &str = "another program";
 
-/// Holder of the `flock` of an inode.
-pub(super) fn of_lock(device: DeviceNumber, inode: u64) -> String {
+/// Holder of the `flock` of an inode; `None` when it has ended or cannot be named.
+pub(super) fn of_lock(device: DeviceNumber, inode: u64) -> Option<String> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let pid = locks.lines().find_map(|line| flock_holder(line, device, inode));
-    pid.map_or_else(|| UNKNOWN.into(), process)
+    locks.lines().find_map(|line| flock_holder(line, device, inode)).and_then(process)
 }
 
 /// From a line like `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`: the process, if the lock is on this inode.
@@ -28,21 +28,25 @@ fn flock_holder(line: &str, device: DeviceNumber, inode: u64) -> Option<u32> {
     found.then_some(pid)
 }
 
-fn process(pid: u32) -> String {
+fn process(pid: u32) -> Option<String> {
     if pid == std::process::id() {
-        return format!("another device of this process (pid {pid})");
+        return Some(format!("another device of this process (pid {pid})"));
     }
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("{} (pid {pid})", name.trim()),
-        Err(_) => format!("pid {pid}"),
-    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    running(&stat).map(|name| format!("{name} (pid {pid})"))
 }
 
-/// Holder of a block device that was opened exclusively: a mount, or a device stacked on it.
-pub(super) fn of_block_device_at(path: &Path) -> String {
-    let Ok(metadata) = path.metadata() else { return UNKNOWN.into() };
+/// The name in a line like `4711 (name) S 1 …`, unless the process is dead and only waited for.
+fn running(stat: &str) -> Option<&str> {
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    (!rest.starts_with(['Z', 'X'])).then_some(name)
+}
+
+/// Holder of a block device that was opened exclusively: a mount, or a device stacked on it. `None` when it is neither.
+pub(super) fn of_block_device_at(path: &Path) -> Option<String> {
+    let metadata = path.metadata().ok()?;
     let number = DeviceNumber { major: major(metadata.rdev()), minor: minor(metadata.rdev()) };
-    mount_point(number).or_else(|| stacked(number)).unwrap_or_else(|| UNKNOWN.into())
+    mount_point(number).or_else(|| stacked(number))
 }
 
 fn mount_point(number: DeviceNumber) -> Option<String> {
@@ -64,6 +68,13 @@ fn stacked(number: DeviceNumber) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_holds_nothing() {
+        assert_eq!(running("4711 (a (b) c) S 1 4711"), Some("a (b) c"));
+        assert_eq!(running("4711 (a) Z 1 4711"), None);
+        assert_eq!(running(""), None);
+    }
 
     #[test]
     fn the_holder_is_read_from_the_line_of_its_inode() {
