@@ -68,6 +68,27 @@ impl Daemon {
         }
     }
 
+    /// What it logged since the last look.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.lines.try_iter()
+    }
+
+    /// Descriptors it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("running").count()
+    }
+
+    /// Processor time it used so far, in the kernel and outside of it.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        /// Clock ticks a second: USER_HZ of every Linux that Rust runs on.
+        const TICKS: u64 = 100;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("running");
+        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+        let fields = stat.rsplit_once(") ").expect("a name").1.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS)
+    }
+
     pub(crate) fn connect(&self) -> Client {
         let stream = UnixStream::connect(&self.socket).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
