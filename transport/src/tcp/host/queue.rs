@@ -240,7 +240,7 @@ impl<B: IoBuffer> HostQueue<B> {
     }
 
     /// Whether the owner waits for space to send, beside bytes to receive.
-    pub(super) fn wants_write(&self) -> bool {
+    pub fn wants_write(&self) -> bool {
         self.full || matches!(self.link, Link::Connecting { .. })
     }
 
