@@ -26,14 +26,14 @@ pub(crate) fn run(args: &DiscoverArgs) -> Result<(), Failure> {
     if !entries.is_empty() {
         writeln!(
             out,
-            "{:<8} {:<6} {:<24} {:<6} {:<20} SUBNQN",
+            "{:<8} {:<6} {:<24} {:<6} {:<28} SUBNQN",
             "TRTYPE", "ADRFAM", "TRADDR", "TRSVC", "SUBTYPE"
         )?;
     }
     for entry in &entries {
         writeln!(
             out,
-            "{:<8} {:<6} {:<24} {:<6} {:<20} {}",
+            "{:<8} {:<6} {:<24} {:<6} {:<28} {}",
             transport(entry),
             family(entry),
             text(entry.traddr.to_str()),
@@ -76,7 +76,7 @@ fn subtype(entry: &DiscoveryEntry) -> &'static str {
     }
 }
 
-/// Records come from a peer: what is not text is shown as such.
+/// Records come from a peer: what is not text, or would move a terminal's cursor, is shown as such.
 fn text(field: Option<&str>) -> &str {
-    field.unwrap_or("<not text>")
+    field.filter(|text| !text.contains(char::is_control)).unwrap_or("<not text>")
 }

@@ -10,7 +10,7 @@ use crate::args::IdentifyArgs;
 use crate::connect::Session;
 use crate::size::ByteCount;
 
-/// Prints Identify data.
+/// Prints Identify data. Text comes from a peer: what would move a terminal's cursor is escaped.
 pub(crate) fn run(args: &IdentifyArgs) -> Result<(), Failure> {
     let mut session = Session::open(&args.connect, &args.subnqn)?;
     let fields = match args.nsid {
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &IdentifyArgs) -> Result<(), Failure> {
     }
     for (name, value) in &fields {
         match value {
-            Value::String(text) => writeln!(out, "{name:<10}: {text}")?,
+            Value::String(text) if !text.contains(char::is_control) => writeln!(out, "{name:<10}: {text}")?,
             other => writeln!(out, "{name:<10}: {other}")?,
         }
     }
