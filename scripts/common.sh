@@ -5,7 +5,9 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=$ROOT/build
-export ROOT BUILD
+# Cargo's tools: those of scripts/deps, and where `cargo install` puts its own.
+PATH=$BUILD/tools/bin:$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+export ROOT BUILD PATH
 
 # The header comment of the script that was started: its first line says what it is, the rest how to call it.
 show_help() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
