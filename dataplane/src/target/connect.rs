@@ -88,6 +88,7 @@ impl ReactorTarget {
         match accepted {
             Ok((role, cntlid, depth)) => {
                 queue.role = role;
+                queue.depth = depth;
                 self.no_longer_fresh(conn);
                 self.flights.reserve(usize::from(depth));
                 let flow_control = !command.disables_sq_flow_control();

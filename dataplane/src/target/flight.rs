@@ -1,5 +1,6 @@
 //! I/O commands that are not finished: with a device, or waiting for a barrier. A slab whose index is the tag that
-//! travels through the device. It grows when queues connect, not on the path of an I/O.
+//! travels through the device. It grows when queues connect, not on the path of an I/O, and to no more than the entries of
+//! the queues that were ever open at a time, but for what the device still has of queues that are gone.
 
 use fabrics::Now;
 use nvme::{HostId, Lba};
@@ -31,21 +32,30 @@ pub(super) struct Flight {
 pub(super) struct Flights {
     slots: Vec<Option<Flight>>,
     free: Vec<u32>,
+    /// Commands that the open queues may have at a time.
+    reserved: usize,
 }
 
 impl Flights {
     /// Makes room for `count` more commands at a time.
     pub(super) fn reserve(&mut self, count: usize) {
-        for _ in 0..count {
+        self.reserved += count;
+        while self.slots.len() < self.reserved {
             self.grow();
         }
     }
 
+    /// Gives room back that was reserved: it is there for the queues to come.
+    pub(super) fn release(&mut self, count: usize) {
+        debug_assert!(count <= self.reserved);
+        self.reserved -= count;
+    }
+
     fn grow(&mut self) {
-        if let Ok(index) = u32::try_from(self.slots.len()) {
-            self.slots.push(None);
-            self.free.push(index);
-        }
+        // A tag is 32 bits; there is no memory for that many queues.
+        let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.slots.push(None);
+        self.free.push(index);
     }
 
     /// The tag of the command that is put in next.
@@ -131,6 +141,18 @@ mod tests {
         assert!(flights.take(tags[1]).is_none());
         assert_eq!(flights.next(), tags[1]);
         assert_eq!(flights.find(flight(1).conn, 1), None);
+    }
+
+    #[test]
+    fn queues_that_come_and_go_do_not_grow_the_slab() {
+        let mut flights = Flights::default();
+        flights.reserve(32);
+        for _ in 0..100 {
+            flights.reserve(128);
+            flights.release(128);
+        }
+        assert_eq!(flights.slots.len(), 160);
+        assert_eq!(flights.len(), 0);
     }
 
     #[test]

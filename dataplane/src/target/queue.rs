@@ -11,6 +11,8 @@ use super::registry::Controller;
 pub struct QueueState {
     pub(super) peer: Peer,
     pub(super) role: Role,
+    /// Entries of the queue; zero before Connect.
+    pub(super) depth: u16,
 }
 
 pub(super) enum Role {
@@ -37,6 +39,6 @@ pub(super) struct IoQueue {
 
 impl QueueState {
     pub(super) fn new(peer: Peer) -> Self {
-        Self { peer, role: Role::Fresh }
+        Self { peer, role: Role::Fresh, depth: 0 }
     }
 }

@@ -332,6 +332,7 @@ impl TargetService for ReactorTarget {
     }
 
     fn closed(&mut self, conn: ConnId, queue: QueueState, _: CloseReason) {
+        self.flights.release(usize::from(queue.depth));
         match queue.role {
             Role::Fresh => self.no_longer_fresh(conn),
             Role::Admin(uid) => self.admin_closed(uid),
