@@ -24,6 +24,9 @@ const ATTACKED: &str = "nqn.2026-01.org.example:attacked-by-everyone";
 const ATTACK_MAX_KIB: u64 = 64 << 10;
 /// Attacks are made twice; what the second round adds is a leak. This much is noise of the allocator.
 const GROWTH_MAX_KIB: u64 = 8 << 10;
+/// Associations that come and go, and what the second as many may add: a KiB each would be four times that.
+const VISITS: u64 = 1000;
+const VISITS_GROWTH_MAX_KIB: u64 = 256;
 /// Commands of the floods.
 const FLOOD: u16 = 200;
 /// Connections opened at once by the attack that opens many.
@@ -475,4 +478,29 @@ fn hostile_peers_harm_neither_the_daemon_nor_its_hosts() {
         daemon.lines().filter(|line| ["ERROR", "panicked"].iter().any(|word| line.contains(word))).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn hosts_that_come_and_go_leave_nothing_behind() {
+    let address = free_address();
+    let daemon = Daemon::start(&[]);
+    serve(&daemon, address);
+    let scene = Scene::new(address, 0, 0);
+    let files = daemon.open_files();
+    let mut resident = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..VISITS {
+            let association = scene.association();
+            let mut queue = association.queue(&scene.place, 1, 32, PATIENCE);
+            // It goes with a command that waits for its data, and one that was answered but not read.
+            queue.send(&[peer::read(1, 0, 8), peer::write(2, 0, 8)].concat());
+        }
+        eventually("all hosts are forgotten", || controllers(&daemon, ATTACKED) == 0);
+        eventually("all sockets are closed", || daemon.open_files() <= files + 1);
+        resident.push(daemon.resident_kib());
+    }
+    assert!(
+        resident[1] <= resident[0] + VISITS_GROWTH_MAX_KIB,
+        "memory after each round, in KiB: {resident:?}"
+    );
 }
