@@ -1,20 +1,22 @@
 //! A device in memory. Thin: blocks that were never written, or were deallocated, take no space and read as zeroes.
 //!
-//! The content is cut into stripes of 64 KiB, each behind a reader-writer lock of its own, so concurrent access from
+//! The content is cut into stripes of 64 KiB, each behind a lock of its own, so concurrent access from
 //! several reactors is ordered per stripe and never undefined. An uncontended lock costs about 10 ns; a holder copies
 //! at most one stripe. An I/O that spans stripes takes the next stripe's lock before it lets go of the last one:
-//! overlapping I/Os cannot overtake each other, so reads and writes of any size are atomic.
+//! overlapping I/Os cannot overtake each other, so reads and writes of any size are atomic. Content lies on huge pages
+//! where the system gives them: a random access then costs no walk of the page table.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nvme::Status;
 use reactors::IoBuf;
+use reactors::dma::{HugePiece, REGION_SIZE};
+use spin::mutex::SpinMutex;
 use uuid::Uuid;
-use zerocopy::FromZeros;
 
 use super::api::Geometry;
 use super::counters::{CounterBook, Meter};
@@ -27,7 +29,7 @@ use super::{
 /// Bytes of a stripe: large enough that most I/O takes one lock, small enough that reactors rarely meet.
 const STRIPE_BYTES: usize = 64 << 10;
 const STRIPE_SHIFT: u32 = STRIPE_BYTES.trailing_zeros();
-/// Stripes whose locks are made together, on first use: 64 MiB of content for 24 KiB of locks.
+/// Stripes whose locks are made together, on first use: 64 MiB of content for 40 KiB of locks.
 const GROUP_STRIPES: usize = 1024;
 const GROUP_SHIFT: u32 = STRIPE_SHIFT + GROUP_STRIPES.trailing_zeros();
 /// Largest device: its table of groups, 16 MiB, is made at once.
@@ -69,7 +71,7 @@ impl MemoryDevice {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Bytes of memory the content takes now.
+    /// Bytes of the stripes that hold written blocks.
     pub fn bytes_allocated(&self) -> u64 {
         self.shared.content.stripes_allocated.load(Relaxed) << STRIPE_SHIFT
     }
@@ -101,12 +103,47 @@ impl Device for MemoryDevice {
     }
 }
 
-type Stripe = Option<Box<[u8; STRIPE_BYTES]>>;
+/// Stripes that share one mapping, so that their content lies on one huge page.
+const REGION_STRIPES: usize = REGION_SIZE / STRIPE_BYTES;
 
-struct Group([RwLock<Stripe>; GROUP_STRIPES]);
+/// Invariant: memory of a stripe that is not `written` is zero.
+#[derive(Default)]
+struct Stripe {
+    memory: Option<HugePiece>,
+    written: bool,
+}
+
+/// Memory of a region's stripes that were never written; empty before the first of them is.
+type Spare = Mutex<Vec<Option<HugePiece>>>;
+
+struct Group {
+    /// Unlocked by a plain store, which does not wait for the written content to leave the core.
+    stripes: Box<[SpinMutex<Stripe>]>,
+    spare: Box<[Spare]>,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            stripes: (0..GROUP_STRIPES).map(|_| SpinMutex::default()).collect(),
+            spare: (0..GROUP_STRIPES / REGION_STRIPES).map(|_| Spare::default()).collect(),
+        }
+    }
+
+    /// The memory of a stripe that has none yet; taken once.
+    #[cold]
+    fn take_memory(&self, stripe: usize) -> Result<HugePiece, Status> {
+        let mut spare = self.spare[stripe / REGION_STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_empty() {
+            let pieces = HugePiece::region(STRIPE_BYTES).map_err(|_| Status::CAPACITY_EXCEEDED)?;
+            *spare = pieces.into_iter().map(Some).collect();
+        }
+        spare[stripe % REGION_STRIPES].take().ok_or(Status::INTERNAL_ERROR)
+    }
+}
 
 struct Content {
-    groups: Box<[OnceLock<Box<Group>>]>,
+    groups: Box<[OnceLock<Group>]>,
     stripes_allocated: AtomicU64,
 }
 
@@ -157,19 +194,20 @@ impl Content {
         Self { groups: (0..groups).map(|_| OnceLock::new()).collect(), stripes_allocated: AtomicU64::new(0) }
     }
 
-    fn stripe(&self, stripe: u64) -> &RwLock<Stripe> {
+    /// The group of a stripe, and its place there.
+    fn place(&self, stripe: u64) -> (&Group, usize) {
         let group = &self.groups[to_usize(stripe >> (GROUP_SHIFT - STRIPE_SHIFT))];
-        let group = group.get_or_init(|| Box::new(Group([const { RwLock::new(None) }; GROUP_STRIPES])));
-        &group.0[to_usize(stripe) % GROUP_STRIPES]
+        (group.get_or_init(Group::new), to_usize(stripe) % GROUP_STRIPES)
     }
 
     fn read(&self, range: Range<u64>, buffer: &mut IoBuf) {
         let mut held = None;
         for piece in pieces(range) {
-            let stripe = self.stripe(piece.stripe).read().unwrap_or_else(PoisonError::into_inner);
-            match stripe.as_deref() {
-                Some(bytes) => buffer.copy_in(piece.position, &bytes[piece.bytes]),
-                None => buffer.fill_zero(piece.position, piece.bytes.len()),
+            let (group, at) = self.place(piece.stripe);
+            let stripe = group.stripes[at].lock();
+            match &stripe.memory {
+                Some(memory) if stripe.written => buffer.copy_in(piece.position, &memory[piece.bytes]),
+                _ => buffer.fill_zero(piece.position, piece.bytes.len()),
             }
             held = Some(stripe);
         }
@@ -179,22 +217,22 @@ impl Content {
     fn write(&self, range: Range<u64>, buffer: &IoBuf) -> Result<(), Status> {
         let mut held = None;
         for piece in pieces(range) {
-            let mut stripe = self.stripe(piece.stripe).write().unwrap_or_else(PoisonError::into_inner);
-            let bytes = match &mut *stripe {
-                Some(bytes) => bytes,
-                empty => empty.insert(self.allocate()?),
+            let (group, at) = self.place(piece.stripe);
+            let mut stripe = group.stripes[at].lock();
+            let Stripe { memory, written } = &mut *stripe;
+            let memory = match memory {
+                Some(memory) => memory,
+                empty => empty.insert(group.take_memory(at)?),
             };
-            buffer.copy_out(piece.position, &mut bytes[piece.bytes]);
+            if !*written {
+                *written = true;
+                self.stripes_allocated.fetch_add(1, Relaxed);
+            }
+            buffer.copy_out(piece.position, &mut memory[piece.bytes]);
             held = Some(stripe);
         }
         drop(held);
         Ok(())
-    }
-
-    fn allocate(&self) -> Result<Box<[u8; STRIPE_BYTES]>, Status> {
-        let stripe = FromZeros::new_box_zeroed().map_err(|_| Status::CAPACITY_EXCEEDED)?;
-        self.stripes_allocated.fetch_add(1, Relaxed);
-        Ok(stripe)
     }
 
     /// Makes the first part of `range` read as zeroes; what is left. Whole stripes are released.
@@ -218,13 +256,14 @@ impl Content {
     /// Clears a range that lies in one group.
     fn clear_in(&self, group: &Group, range: Range<u64>) {
         for piece in pieces(range) {
-            let stripe = &group.0[to_usize(piece.stripe) % GROUP_STRIPES];
-            let mut stripe = stripe.write().unwrap_or_else(PoisonError::into_inner);
+            let mut stripe = group.stripes[to_usize(piece.stripe) % GROUP_STRIPES].lock();
+            let Stripe { memory: Some(memory), written: written @ true } = &mut *stripe else { continue };
             if piece.bytes.len() == STRIPE_BYTES {
-                let released = u64::from(stripe.take().is_some());
-                self.stripes_allocated.fetch_sub(released, Relaxed);
-            } else if let Some(bytes) = stripe.as_deref_mut() {
-                bytes[piece.bytes].fill(0);
+                memory.clear();
+                *written = false;
+                self.stripes_allocated.fetch_sub(1, Relaxed);
+            } else {
+                memory[piece.bytes].fill(0);
             }
         }
     }

@@ -57,6 +57,17 @@ mod mapped {
         }
     }
 
+    impl Arena {
+        /// Makes the pages of a range zero by giving them back; `false` when they are huge, and nothing was done.
+        pub(in super::super) fn discard(&self, start: NonNull<u8>, len: usize) -> bool {
+            let offset = start.as_ptr().addr() - self.base.as_ptr().addr();
+            assert!(offset + len <= self.len);
+            // SAFETY: the range lies in this mapping; private anonymous pages read as zero after the advice, and the
+            // caller owns every byte of the range.
+            !self.huge_pages && unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxDontNeed) }.is_ok()
+        }
+    }
+
     impl Drop for Arena {
         fn drop(&mut self) {
             unmap(self.base.as_ptr(), self.len);
@@ -129,6 +140,10 @@ mod allocated {
             let base = unsafe { alloc_zeroed(layout(len)?) };
             let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
             Ok(Self { base, len, huge_pages: false })
+        }
+
+        pub(in super::super) fn discard(&self, _start: NonNull<u8>, _len: usize) -> bool {
+            false
         }
     }
 
