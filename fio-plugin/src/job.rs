@@ -109,6 +109,8 @@ pub struct Job<T> {
     backlog: VecDeque<usize>,
     reports: Reports,
     ended: VecDeque<(T, Result<(), Errno>)>,
+    /// I/Os taken on since the last send.
+    unsent: usize,
     next_queue: usize,
     buffer: Box<[u8]>,
     clock: Clock,
@@ -146,6 +148,7 @@ impl<T: Copy> Job<T> {
             backlog: VecDeque::with_capacity(slots),
             reports: Reports { ended: Vec::with_capacity(2 * slots), late: false },
             ended: VecDeque::with_capacity(slots),
+            unsent: 0,
             next_queue: 0,
             buffer: vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice(),
             clock: Clock::new(),
@@ -178,7 +181,7 @@ impl<T: Copy> Job<T> {
         self.writes_zeroes
     }
 
-    /// Takes an I/O on; its commands are sent by [`Job::flush`] or [`Job::reap`].
+    /// Takes an I/O on; its commands are sent by [`Job::commit`] or [`Job::reap`].
     ///
     /// # Errors
     /// It is not taken on, and what it ends with.
@@ -204,6 +207,7 @@ impl<T: Copy> Job<T> {
         self.now = Now(self.clock.now().as_nanos());
         let slot = self.free.pop().expect("fio keeps to its iodepth");
         self.slots[slot] = Some(Request::new(io, ask.op, namespace, extent, ask.data));
+        self.unsent += 1;
         // Whoever came earlier goes first.
         if !self.backlog.is_empty() || !self.send(slot) {
             self.backlog.push_back(slot);
@@ -211,8 +215,17 @@ impl<T: Copy> Job<T> {
         Ok(Submitted::Queued)
     }
 
-    /// Sends what was submitted.
-    pub fn flush(&mut self) {
+    /// Sends what was submitted, unless [`Job::reap`] is about to: while other I/Os are out or wait to be reaped, fio comes
+    /// back for them before it sleeps, and everything it submits until then goes out in one piece.
+    #[inline]
+    pub fn commit(&mut self) {
+        if self.unsent == self.in_flight() {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.unsent = 0;
         for queue in &mut self.queues {
             queue.flush(&mut self.reports);
         }
@@ -220,6 +233,7 @@ impl<T: Copy> Job<T> {
     }
 
     /// Waits until at least `min` I/Os have ended or `timeout` is over, and moves up to `max` of those that ended to `out`.
+    /// The sockets are left alone while enough ended earlier: so one send carries all that fio makes of one receive.
     pub fn reap(
         &mut self,
         min: usize,
@@ -227,14 +241,17 @@ impl<T: Copy> Job<T> {
         timeout: Option<Duration>,
         out: &mut Vec<(T, Result<(), Errno>)>,
     ) {
+        self.hand_over(max, out);
+        if !out.is_empty() && out.len() >= min {
+            return;
+        }
         self.now = Now(self.clock.now().as_nanos());
         let deadline = timeout.map_or(Now::NEVER, |timeout| {
             self.now.after_ns(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
         });
         loop {
             let came = self.pass();
-            let ready = self.ended.len().min(max.saturating_sub(out.len()));
-            out.extend(self.ended.drain(..ready));
+            self.hand_over(max, out);
             if out.len() >= min.min(max) || self.in_flight() == 0 || self.now >= deadline {
                 return;
             }
@@ -242,6 +259,12 @@ impl<T: Copy> Job<T> {
                 self.sleep(deadline);
             }
         }
+    }
+
+    #[inline]
+    fn hand_over(&mut self, max: usize, out: &mut Vec<(T, Result<(), Errno>)>) {
+        let ready = self.ended.len().min(max.saturating_sub(out.len()));
+        out.extend(self.ended.drain(..ready));
     }
 
     /// I/Os that were taken on and are not reaped.

@@ -359,24 +359,26 @@ fn region(request: &io_u) -> Option<Region> {
 unsafe extern "C" fn commit(td: *mut thread_data) -> c_int {
     // SAFETY: fio passed it to this call.
     let td = unsafe { Td::new(td) };
-    if let Some(engine) = td.engine() {
-        send(td, engine);
+    if let Some(engine) = td.engine()
+        && book(td, engine)
+    {
+        engine.job.commit();
     }
     0
 }
 
-/// Sends what was queued, and books its time.
+/// Books what was queued as submitted; `false` when nothing was.
 #[inline]
-fn send(td: Td, engine: &mut Engine) {
+fn book(td: Td, engine: &mut Engine) -> bool {
     if engine.uncommitted.is_empty() {
-        return;
+        return false;
     }
     if let Some(symbols) = Symbols::get() {
         // SAFETY: fio's call is for this job, and these I/Os are under way.
         unsafe { symbols.mark_submitted(td.0, &engine.uncommitted) };
     }
     engine.uncommitted.clear();
-    engine.job.flush();
+    true
 }
 
 unsafe extern "C" fn getevents(
@@ -391,7 +393,7 @@ unsafe extern "C" fn getevents(
     // SAFETY: fio passes null or a time.
     let timeout = unsafe { timeout.as_ref() }.map(duration);
     // Nothing may end that was not booked as submitted.
-    send(td, engine);
+    book(td, engine);
     engine.events.clear();
     engine.job.reap(min as usize, max as usize, timeout, &mut engine.events);
     c_int::try_from(engine.events.len()).unwrap_or(c_int::MAX)
