@@ -7,4 +7,5 @@ pub mod logs;
 pub mod metrics;
 pub mod preflight;
 pub mod rpc;
+pub mod store;
 pub mod target;

@@ -1,0 +1,100 @@
+//! Checkpoints: changed map pages get blocks, and the state as of one record replaces the log up to it.
+//!
+//! place (a block for every frame, lowest level first) → write map pages, counts, volume table and summary →
+//! flush → header, on the media when it is finished. Until the header is on the media the checkpoint before it counts, and nothing that it refers to has
+//! been touched: map pages went to free blocks, counts to their other side, the table to the other area.
+
+use super::cache::{FrameId, Stop, Target};
+use super::format::{
+    Bytes, CheckpointHeader, Layout, SUMMARIES_PER_BLOCK, SummaryEntry, VOLUMES_PER_BLOCK, VolumeEntry,
+    crc32c,
+};
+use super::state::{State, Volume};
+use super::{BLOCK_BYTES, Block};
+use zerocopy::{FromZeros, IntoBytes};
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Idle,
+    /// Frames that have no block yet, the next one last.
+    Placing {
+        frames: Vec<FrameId>,
+    },
+    Writing {
+        left: usize,
+        header: CheckpointHeader,
+    },
+    Flushing {
+        header: CheckpointHeader,
+    },
+    Header {
+        header: CheckpointHeader,
+    },
+}
+
+/// Gives the last of `frames` a block, and goes on until none is left.
+pub(crate) fn place(
+    state: &mut State,
+    frames: &mut Vec<FrameId>,
+    placed: &mut Vec<(FrameId, Block)>,
+) -> Result<(), Stop> {
+    while let Some(id) = frames.last().copied() {
+        let block = state.meta.space.hold()?;
+        state.meta.space.refer(block, state.meta.pages.frame(id).refs);
+        placed.push((id, block));
+        frames.pop();
+    }
+    Ok(())
+}
+
+/// Turns placed frames into clean pages; says what to write where.
+pub(crate) fn settle(
+    state: &mut State,
+    placed: &[(FrameId, Block)],
+    seq: u64,
+    mut write: impl FnMut(Block, Box<Bytes>),
+) {
+    let blocks: std::collections::HashMap<u64, Block> =
+        placed.iter().map(|(id, block)| (Target::Frame(*id).raw(), *block)).collect();
+    let settled = |raw: u64| blocks.get(&raw).map_or(raw, |block| block.0);
+    for (id, block) in placed {
+        let mut page = state.meta.pages.remove(*id).page;
+        if page.level > 0 {
+            page.targets = page.targets.map(settled);
+        }
+        write(*block, page.encode(*block, seq));
+        state.meta.pages.insert(*block, page);
+    }
+    for volume in state.volumes.iter_mut().flatten() {
+        volume.root.target = Target::from_raw(settled(volume.root.target.raw()));
+    }
+}
+
+/// The blocks after the header, with their places counted from it.
+pub(crate) fn payload(state: &State) -> Vec<(u64, Box<Bytes>)> {
+    let entry =
+        |place: &Option<Volume>| place.as_ref().map_or_else(VolumeEntry::new_zeroed, Volume::to_entry);
+    let table: Vec<VolumeEntry> = state.volumes.iter().map(entry).collect();
+    let table = table.chunks(VOLUMES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
+    let summary: Vec<SummaryEntry> = state.meta.space.summary().collect();
+    let summary = summary.chunks(SUMMARIES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
+    (1..).zip(table.chain(summary)).collect()
+}
+
+/// CRC32C of all of the payload.
+pub(crate) fn payload_crc<'a>(blocks: impl Iterator<Item = &'a Bytes>) -> u32 {
+    let sums: Vec<u8> = blocks.flat_map(|block| crc32c(block).to_le_bytes()).collect();
+    crc32c(&sums)
+}
+
+fn block_of(bytes: &[u8]) -> Box<Bytes> {
+    let mut block = Box::new([0; BLOCK_BYTES]);
+    block[..bytes.len()].copy_from_slice(bytes);
+    block
+}
+
+/// Blocks of a checkpoint's table and of its summary, from the payload read back.
+pub(crate) fn split<'a>(layout: &Layout, payload: &'a [Box<Bytes>]) -> (&'a [Box<Bytes>], &'a [Box<Bytes>]) {
+    let table = usize::try_from(layout.table_blocks()).unwrap_or(usize::MAX);
+    payload.split_at(table.min(payload.len()))
+}

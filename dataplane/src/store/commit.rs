@@ -1,0 +1,163 @@
+//! Group commit: what was applied becomes durable.
+//!
+//! flush (the data that the records speak of) → log blocks, each on the media when it is finished → durable. So no record is
+//! on the media before the data it maps. A crash in between leaves a prefix of the log blocks.
+
+use std::collections::VecDeque;
+
+use super::Lsn;
+use super::format::{Bytes, LogBlock, LogHeader, Record};
+
+/// Log blocks that wait for a commit at most, 256 KiB: enough for 9,000 writes of one block.
+const PENDING_MAX: usize = 64;
+/// Log blocks kept free: what may be pending, twice.
+const RING_MARGIN: u64 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Idle,
+    /// The device flushes; these many sealed blocks follow.
+    Flushing {
+        blocks: usize,
+    },
+    Writing {
+        left: usize,
+    },
+}
+
+/// What a commit asks for next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Flush,
+    Write(Vec<(u64, Box<Bytes>)>),
+    Durable,
+    Nothing,
+}
+
+pub(crate) struct Log {
+    incarnation: u64,
+    /// Of the next block to be sealed.
+    position: u64,
+    /// The log begins here: the checkpoint's.
+    start: u64,
+    ring: u64,
+    open: LogBlock,
+    /// First record of the open block.
+    open_first: Lsn,
+    sealed: VecDeque<(u64, Box<Bytes>)>,
+    phase: Phase,
+    /// What the commit under way makes durable.
+    target: Lsn,
+    durable: Lsn,
+}
+
+impl Log {
+    pub(crate) fn new(incarnation: u64, position: u64, start: u64, ring: u64, lsn: Lsn) -> Self {
+        Self {
+            incarnation,
+            position,
+            start,
+            ring,
+            open: LogBlock::default(),
+            open_first: lsn.next(),
+            sealed: VecDeque::with_capacity(PENDING_MAX + 2),
+            phase: Phase::Idle,
+            target: lsn,
+            durable: lsn,
+        }
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    /// Whether two more records can wait for a commit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sealed.len() + 2 < PENDING_MAX
+    }
+
+    fn in_ring(&self) -> u64 {
+        self.position - self.start
+    }
+
+    /// Whether the ring has room for what waits and two more blocks.
+    pub(crate) fn has_ring_room(&self) -> bool {
+        self.in_ring() + 1 + RING_MARGIN <= self.ring
+    }
+
+    /// Whether it is time for a checkpoint: recovery reads at most about half of the ring.
+    pub(crate) fn is_long(&self) -> bool {
+        self.in_ring() > self.ring / 2
+    }
+
+    /// Adds a record that was just applied as `lsn`.
+    pub(crate) fn append(&mut self, record: &Record<'_>, lsn: Lsn) {
+        if !self.open.fits(record) {
+            self.seal();
+        }
+        if self.open.records() == 0 {
+            self.open_first = lsn;
+        }
+        self.open.push(record);
+    }
+
+    fn seal(&mut self) {
+        let header =
+            LogHeader { incarnation: self.incarnation, position: self.position, lsn: self.open_first };
+        let bytes = std::mem::take(&mut self.open).seal(header);
+        self.sealed.push_back((self.position, bytes));
+        self.position += 1;
+    }
+
+    /// Begins a commit of everything up to `lsn`, the last record applied.
+    pub(crate) fn begin(&mut self, lsn: Lsn) -> Next {
+        assert!(self.is_idle(), "one commit at a time");
+        if self.open.records() > 0 {
+            self.seal();
+        }
+        self.target = lsn;
+        if self.sealed.is_empty() {
+            return self.done();
+        }
+        self.phase = Phase::Flushing { blocks: self.sealed.len() };
+        Next::Flush
+    }
+
+    /// A request of the commit is finished.
+    pub(crate) fn advance(&mut self) -> Next {
+        self.phase = match self.phase {
+            Phase::Idle => unreachable!("an idle log has no requests under way"),
+            Phase::Flushing { blocks } => {
+                self.phase = Phase::Writing { left: blocks };
+                return Next::Write(self.sealed.drain(..blocks).collect());
+            }
+            Phase::Writing { left: 1 } => return self.done(),
+            Phase::Writing { left } => Phase::Writing { left: left - 1 },
+        };
+        Next::Nothing
+    }
+
+    fn done(&mut self) -> Next {
+        self.phase = Phase::Idle;
+        self.durable = self.target;
+        Next::Durable
+    }
+
+    /// A checkpoint holds everything up to `lsn`: the log begins anew after it.
+    pub(crate) fn restart(&mut self, lsn: Lsn, incarnation: u64) {
+        assert!(self.is_idle(), "no commit during a checkpoint");
+        self.sealed.clear();
+        self.open = LogBlock::default();
+        self.start = self.position;
+        self.incarnation = incarnation;
+        self.durable = lsn;
+    }
+}

@@ -1,0 +1,64 @@
+//! Thin volumes, snapshots and clones on one device, that survive a power cut at any instant.
+//!
+//! - [`format`](mod@format) is what lies on the device: superblock, log, checkpoints, map pages, reference counts.
+//! - [`Store`] is the machine: commands in, device requests out, completions in. It has no clock and touches no data; the
+//!   same code runs on a reactor and in the simulator.
+//! - [`open`](fn@open) and [`create`] take a device to a [`Store`] and back, [`check`](fn@check) reads one without writing.
+//!
+//! Every write goes to free blocks; the map learns of it when it is complete, the log before a flush completes. So no
+//! block is ever torn, and what recovery finds is the state after some record of the log: a prefix of what was done.
+
+mod cache;
+mod check;
+mod checkpoint;
+mod command;
+mod commands;
+mod commit;
+pub mod format;
+mod machine;
+mod open;
+mod request;
+mod space;
+mod state;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{FAULTS_MAX, Fault, Report, check};
+pub use command::{Command, Control, Event, Failure, Operation};
+pub use machine::{Limits, Store};
+pub use open::{CreateOptions, Media, MediaError, OpenError, create, open};
+pub use request::{Finished, Request, RequestId, RequestOp};
+pub use state::{Counters, VolumeInfo, VolumeKind};
+
+/// Bytes of a block: the unit of mapping, allocation and atomicity.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Blocks that one command touches at most: 1 MiB, so that it meets at most two leaves of the map.
+pub const COMMAND_BLOCKS_MAX: u32 = 256;
+
+/// Largest volume: 256 TiB.
+pub const VOLUME_BLOCKS_MAX: u64 = 1 << 36;
+
+/// A block of the device, counted from its start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Block(pub u64);
+
+/// A block of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeBlock(pub u64);
+
+/// A volume's place in the store's table. Reused after the volume is gone and its space is free.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeId(pub u32);
+
+/// How many records the log has had since the store was made: the order of everything that changes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}

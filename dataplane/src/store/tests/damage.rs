@@ -1,0 +1,160 @@
+//! Damage at rest stays where it is; refusals refuse.
+
+use super::rig::{BLOCKS, Memory, OPTIONS, Rig};
+use crate::store::format::{FormatError, LogBlock, LogHeader, MapPage, Record};
+use crate::store::{
+    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, VolumeKind, check, create, open,
+};
+
+#[test]
+fn a_write_after_a_snapshot_writes_no_more_data_than_it_was_given() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 1_000);
+    rig.write(volume, 0, 256, 1).unwrap();
+    let snapshot = rig.copy(volume, "s", VolumeKind::Snapshot);
+    rig.data_writes = 0;
+    rig.write(volume, 17, 1, 2).unwrap();
+    assert_eq!(rig.data_writes, 1);
+    assert_eq!(rig.read(volume, 16, 3).unwrap(), [1, 2, 1]);
+    assert_eq!(rig.read(snapshot, 16, 3).unwrap(), [1, 1, 1]);
+}
+
+#[test]
+fn a_flipped_bit_in_data_is_an_error_and_never_data() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 100);
+    rig.write(volume, 0, 2, 0xA5).unwrap();
+    let (block, _) = rig.media.0.iter().find(|(_, bytes)| bytes.iter().all(|byte| *byte == 0xA5)).unwrap();
+    let block = *block;
+    rig.media.0.get_mut(&block).unwrap()[2_000] ^= 8;
+    let outcomes = [rig.read(volume, 0, 1), rig.read(volume, 1, 1)];
+    assert!(outcomes.contains(&Err(Failure::Corrupt)), "{outcomes:?}");
+    assert!(outcomes.contains(&Ok(vec![0xA5])), "{outcomes:?}");
+    let mut rig = rig.reopen();
+    let report = check(&mut rig.media, true).unwrap();
+    assert!(matches!(report.faults[..], [Fault::Data { block: found, .. }] if found == Block(block)));
+}
+
+#[test]
+fn a_damaged_map_page_takes_down_what_it_maps_and_nothing_else() {
+    let mut rig = Rig::new();
+    let (hurt, sound) = (rig.create("hurt", 600), rig.create("sound", 600));
+    for volume in [hurt, sound] {
+        rig.write(volume, 0, 8, 1).unwrap();
+        rig.write(volume, 300, 8, 2).unwrap();
+    }
+    let rig = rig.reopen();
+    let mut media = rig.media.clone();
+    let leaf = |bytes: &[u8; 4096], block: u64| {
+        MapPage::decode(bytes, Block(block), 0, |_| true).is_ok_and(|page| page.targets[0] != 0)
+    };
+    let (block, _) = rig.media.0.iter().find(|(block, bytes)| leaf(bytes, **block)).unwrap();
+    media.0.get_mut(block).unwrap()[100] ^= 1;
+    let mut rig = Rig::open(media);
+    let outcomes = [hurt, sound].map(|volume| rig.read(volume, 0, 8));
+    assert!(outcomes.contains(&Err(Failure::Corrupt)), "{outcomes:?}");
+    assert!(outcomes.contains(&Ok(vec![1; 8])), "{outcomes:?}");
+    for volume in [hurt, sound] {
+        assert_eq!(rig.read(volume, 300, 8), Ok(vec![2; 8]));
+        rig.write(volume, 300, 8, 3).unwrap();
+        assert_eq!(rig.read(volume, 300, 8), Ok(vec![3; 8]));
+    }
+    let faults = check(&mut rig.media, false).unwrap().faults;
+    assert!(faults.contains(&Fault::Page { block: Block(*block) }), "{faults:?}");
+}
+
+#[test]
+fn either_superblock_is_enough_to_open() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 10);
+    rig.write(volume, 3, 1, 9).unwrap();
+    let media = rig.reopen().media;
+    for block in [0, BLOCKS - 1] {
+        let mut media = media.clone();
+        media.0.insert(block, [0x55; 4096]);
+        assert_eq!(Rig::open(media).read(volume, 2, 2), Ok(vec![0, 9]));
+    }
+}
+
+#[test]
+fn a_device_that_holds_something_is_left_alone_unless_forced() {
+    for block in [0, 1, 31, BLOCKS - 1] {
+        let mut media = Memory::default();
+        media.0.insert(block, [1; 4096]);
+        assert_eq!(create(&mut media, &OPTIONS), Err(OpenError::NotEmpty { block }));
+        assert_eq!(media.0.len(), 1);
+        let forced = crate::store::CreateOptions { force: true, ..OPTIONS };
+        assert!(create(&mut media, &forced).is_ok());
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_even_if_the_other_superblock_is_older() {
+    let mut media = Rig::new().media;
+    let superblock = media.0.get_mut(&0).unwrap();
+    superblock[12] = 2;
+    superblock[8..12].fill(0);
+    let crc = crate::store::format::crc32c(superblock);
+    superblock[8..12].copy_from_slice(&crc.to_le_bytes());
+    let refusal = open(&mut media, Limits::default()).err();
+    let newer = FormatError::Newer { version: 2, incompatible: 0 };
+    assert_eq!(refusal, Some(OpenError::Superblock(newer)));
+}
+
+#[test]
+fn a_full_store_fails_writes_and_is_healed_by_freeing_space() {
+    let mut rig = Rig::new();
+    let (volume, other) = (rig.create("a", 100_000), rig.create("b", 10));
+    rig.write(other, 0, 1, 7).unwrap();
+    let full = (0..BLOCKS).find(|at| rig.write(volume, *at, 1, 1) == Err(Failure::Full)).unwrap();
+    assert!(full > BLOCKS / 2, "{full}");
+    assert_eq!(rig.read(other, 0, 1), Ok(vec![7]));
+    assert_eq!(rig.read(volume, full - 1, 2), Ok(vec![1, 0]));
+    rig.control(Control::Delete { volume }).unwrap();
+    rig.reap();
+    rig.write(other, 1, 1, 8).unwrap();
+    assert_eq!(rig.read(other, 0, 3), Ok(vec![7, 8, 0]));
+}
+
+#[test]
+fn a_flush_with_nothing_to_flush_asks_the_device_for_nothing() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 10);
+    rig.write(volume, 0, 1, 1).unwrap();
+    rig.run(Operation::Flush).unwrap();
+    let before = rig.flushes;
+    rig.run(Operation::Flush).unwrap();
+    assert_eq!(rig.flushes, before);
+}
+
+#[test]
+fn a_log_block_of_an_earlier_life_is_not_taken_for_the_next_one() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 10);
+    let mut media = rig.reopen().media;
+    let store = open(&mut media, Limits::default()).unwrap();
+    // The store is in its third life by now: a block of the second and one of the third, in the same place.
+    for (incarnation, survives) in [(2, true), (3, false)] {
+        let mut log = LogBlock::default();
+        log.push(&Record::Delete { volume });
+        let position = store.log.position();
+        let header = LogHeader { incarnation, position, lsn: store.lsn().next() };
+        let mut media = media.clone();
+        media.write(store.state.layout.log(position), &log.seal(header)).unwrap();
+        let found = open(&mut media, Limits::default()).unwrap();
+        assert_eq!(found.volume(volume).is_some(), survives, "incarnation {incarnation}");
+    }
+}
+
+#[test]
+fn names_are_unique_and_snapshots_refuse_writes() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 10);
+    let snapshot = rig.copy(volume, "s", VolumeKind::Snapshot);
+    assert_eq!(rig.write(snapshot, 0, 1, 1), Err(Failure::ReadOnly));
+    assert_eq!(rig.control(Control::Rename { volume, name: "s".into() }), Err(Failure::NameTaken));
+    assert_eq!(rig.control(Control::Rename { volume, name: String::new() }), Err(Failure::BadName));
+    assert_eq!(rig.control(Control::Rename { volume, name: "x".repeat(65) }), Err(Failure::BadName));
+    assert_eq!(rig.write(volume, 10, 1, 1), Err(Failure::OutOfRange));
+    assert_eq!(rig.write(volume, u64::MAX, 1, 1), Err(Failure::OutOfRange));
+}

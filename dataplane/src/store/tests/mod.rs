@@ -1,0 +1,5 @@
+//! What the simulator does not reach: decoders under hostile bytes, damage at rest, refusals.
+
+mod damage;
+mod decode;
+mod rig;
