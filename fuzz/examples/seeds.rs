@@ -111,9 +111,9 @@ fn target_sessions() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn h2c_header(cccid: u16, ttag: u16, offset: u32, length: u32) -> Vec<u8> {
-    let mut header = H2cData::default();
-    header.ch = CommonHeader::of(PduType::H2C_DATA, 24);
-    header.ch.flags = nvme::tcp::flags::LAST_PDU;
+    let mut ch = CommonHeader::of(PduType::H2C_DATA, 24);
+    ch.flags = nvme::tcp::flags::LAST_PDU;
+    let mut header = H2cData { ch, ..H2cData::default() };
     header.cccid.set(cccid);
     header.ttag.set(ttag);
     header.datao.set(offset);
@@ -122,9 +122,9 @@ fn h2c_header(cccid: u16, ttag: u16, offset: u32, length: u32) -> Vec<u8> {
 }
 
 fn c2h_header(cccid: u16, flags: u8, offset: u32, length: u32) -> Vec<u8> {
-    let mut header = C2hData::default();
-    header.ch = CommonHeader::of(PduType::C2H_DATA, 24);
-    header.ch.flags = flags;
+    let mut ch = CommonHeader::of(PduType::C2H_DATA, 24);
+    ch.flags = flags;
+    let mut header = C2hData { ch, ..C2hData::default() };
     header.cccid.set(cccid);
     header.datao.set(offset);
     header.datal.set(length);

@@ -10,8 +10,11 @@ pub use host::tcp_host;
 pub use structures::nvme_structures;
 pub use target::tcp_target;
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by name: the names of its executable in `fuzz_targets/` and its folder in `corpus/`.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub const TARGETS: &[(&str, Target)] =
     &[("nvme_structures", nvme_structures), ("tcp_target", tcp_target), ("tcp_host", tcp_host)];
 
 /// Bytes an input is cut into, as a network would: the first byte of each piece says how long it is.

@@ -38,7 +38,7 @@ impl CommandHandler for Handler {
 
     fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Vec<u8>>) -> Execution<Vec<u8>> {
         self.buffers += usize::from(data.is_some());
-        if sqe.cid.get() % 2 == 0 {
+        if sqe.cid.get().is_multiple_of(2) {
             return Execution::Done(Self::completion(sqe));
         }
         self.pending.push((id, *sqe));

@@ -8,8 +8,10 @@ fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut inputs: Vec<_> = entries
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
+        .map(|entry| {
+            let path = entry.expect("the folder can be listed").path();
+            (path.display().to_string(), fs::read(&path).expect("the input can be read"))
+        })
         .collect();
     inputs.sort();
     inputs
@@ -19,7 +21,7 @@ fn replay(name: &str, target: fn(&[u8])) {
     let inputs = corpus(name);
     assert!(inputs.len() >= 8, "the corpus of {name} has only {} inputs", inputs.len());
     for (file, bytes) in inputs {
-        println!("{name}/{file}");
+        println!("{file}");
         target(&bytes);
     }
 }

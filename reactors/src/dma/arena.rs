@@ -17,6 +17,11 @@ pub(super) struct Arena {
     huge_pages: bool,
 }
 
+// SAFETY: an arena is an address range; who may touch which bytes of it is the business of its slots and pieces.
+unsafe impl Send for Arena {}
+// SAFETY: no method of a shared arena touches its bytes, but `discard`, whose caller owns the range.
+unsafe impl Sync for Arena {}
+
 impl Arena {
     pub(super) fn base(&self) -> NonNull<u8> {
         self.base
