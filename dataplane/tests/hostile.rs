@@ -439,6 +439,7 @@ fn controllers(daemon: &Daemon, nqn: &str) -> usize {
     list.as_array().map_or(0, Vec::len)
 }
 
+/// Asks another process again and again: nothing here is told when its state changes. The pause only spares it questions.
 fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_true() {

@@ -36,6 +36,7 @@ fn main() {
     reply.unwrap().wait().unwrap();
     let (_, bound) = target.listen(address).unwrap();
     println!("listening on {bound}");
+    // Serving is the reactors' work; this thread only ends it.
     std::thread::sleep(Duration::from_secs(seconds));
     println!("{:#?}", target.reactor_stats());
     println!("{:#?}", reactors.metrics());
