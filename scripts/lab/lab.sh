@@ -13,7 +13,7 @@ lab_begin() {
     [ "$(id -u)" = 0 ] || die "needs root: network namespaces and taps"
     [ -c /dev/net/tun ] || die "needs /dev/net/tun"
     NAMESPACE=pollux-$1-$$
-    WORK=$BUILD/lab/work/$1.$$
+    WORK=$BUILD/lab/runs/$1.$$
     SHARE=$WORK/share
     NICS=$2
     GUEST_PID=
