@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Map, Value, json};
 
 use super::schema::nearest;
-use super::types::{Config, Device, DeviceKind, Listener, Namespace, PathState, Referral, Subsystem, Tcp};
+use super::types::{
+    Config, Controller, Device, DeviceKind, Listener, Namespace, PathState, Referral, Subsystem, Tcp,
+};
 
 /// NQN under which every discovery service answers.
 const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
@@ -44,6 +46,7 @@ impl Config {
         self.check_references()?;
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
         calls.extend(self.transport());
+        calls.extend(self.controllers.iter().map(attach));
         calls.extend(self.discovery.referrals.iter().map(referral));
         self.subsystems.iter().for_each(|subsystem| add_subsystem(&mut calls, subsystem));
         calls.extend(self.discovery.listeners.iter().map(|address| {
@@ -62,13 +65,21 @@ impl Config {
         for device in &self.devices {
             unique(&mut devices, device.name.as_str(), "device")?;
         }
+        let mut controllers = BTreeSet::new();
+        for controller in &self.controllers {
+            unique(&mut controllers, controller.name.as_str(), "controller")?;
+        }
+        let attached = |device: &str| {
+            let (name, nsid) = device.rsplit_once('n').unwrap_or_default();
+            controllers.contains(name) && nsid.parse::<u32>().is_ok()
+        };
         let mut nqns = BTreeSet::new();
         let mut used = BTreeSet::new();
         for subsystem in &self.subsystems {
             unique(&mut nqns, subsystem.nqn.0.as_str(), "subsystem")?;
             for namespace in subsystem.namespaces.iter().flatten() {
                 let device = namespace.device.as_str();
-                if !devices.contains(device) {
+                if !devices.contains(device) && !attached(device) {
                     let message = match nearest(device, devices.iter().copied()) {
                         Some(name) => format!("there is no device `{device}`; did you mean `{name}`?"),
                         None => format!("there is no device `{device}`"),
@@ -137,6 +148,19 @@ fn device(device: &Device) -> Result<Call, Contradiction> {
         }
     };
     Ok(Call { method, params: Value::Object(params), what })
+}
+
+fn attach(controller: &Controller) -> Call {
+    let mut params = Map::new();
+    params.insert("name".to_owned(), json!(controller.name));
+    params.insert("trtype".to_owned(), json!("TCP"));
+    params.insert("traddr".to_owned(), json!(controller.address.ip().to_string()));
+    params.insert("trsvcid".to_owned(), json!(controller.address.port().to_string()));
+    params.insert("subnqn".to_owned(), json!(controller.subnqn));
+    optional(&mut params, "hostnqn", &controller.hostnqn);
+    optional(&mut params, "fast_io_fail_timeout_sec", &controller.fail_after_s);
+    let what = format!("controller {}", controller.name);
+    Call { method: "bdev_nvme_attach_controller", params: Value::Object(params), what }
 }
 
 fn add_subsystem(calls: &mut Vec<Call>, subsystem: &Subsystem) {
@@ -284,6 +308,27 @@ mod tests {
         assert_eq!(refusal(&twice), "namespace on device disk0: is there twice");
         let unknown = twice.replacen("disk0", "disk1", 1);
         assert!(refusal(&unknown).ends_with("there is no device `disk0`; did you mean `disk1`?"));
+    }
+
+    #[test]
+    fn a_controller_is_attached_before_its_namespaces_are_used() {
+        let text = r#"
+            [[controllers]]
+            name = "far"
+            address = "192.0.2.1:4420"
+            subnqn = "nqn.2026-01.org.example:back"
+            [[subsystems]]
+            nqn = "nqn.2026-01.org.example:s"
+            namespaces = [{ device = "farn1" }]
+            "#;
+        let calls = config(text).calls().expect("consistent");
+        let methods: Vec<_> = calls.iter().map(|call| call.method).collect();
+        assert_eq!(
+            methods,
+            ["bdev_nvme_attach_controller", "nvmf_create_subsystem", "nvmf_subsystem_add_ns"]
+        );
+        assert_eq!(calls[0].params["traddr"], "192.0.2.1");
+        assert!(config(&text.replace("farn1", "fern1")).calls().is_err());
     }
 
     #[test]

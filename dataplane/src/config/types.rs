@@ -151,6 +151,22 @@ described! {
 }
 
 described! {
+    /// A controller of another target, over NVMe/TCP. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
+    pub struct Controller {
+        /// Its name here.
+        name: String,
+        /// IP address and port where it listens.
+        address: SocketAddr,
+        /// NQN of its subsystem.
+        subnqn: NqnName,
+        /// Who we are. Default: made of this machine's identity.
+        hostnqn: Option<NqnName>,
+        /// Seconds for which I/O waits for a lost connection before it fails with a path error. Default 0.
+        fail_after_s: Option<u32>,
+    }
+}
+
+described! {
     /// A namespace: a device that hosts see.
     pub struct Namespace {
         /// The name of the device.
@@ -245,6 +261,8 @@ described! {
         tcp: Option<Tcp> = None,
         /// What holds blocks.
         devices: Vec<Device> = Vec::new(),
+        /// Controllers whose namespaces are devices here.
+        controllers: Vec<Controller> = Vec::new(),
         /// What hosts connect to.
         subsystems: Vec<Subsystem> = Vec::new(),
         /// How hosts find it.

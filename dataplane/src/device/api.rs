@@ -357,6 +357,12 @@ pub trait Queue {
     /// right (`false`: [`Self::poll`] may have work that nothing would wake for).
     fn before_sleep(&mut self) -> bool;
 
+    /// Whether it has work of its own beside I/O, such as keeping a connection: then it is polled every turn for as long as
+    /// it is open, and asked before every sleep. Constant over the queue's life.
+    fn has_background(&self) -> bool {
+        false
+    }
+
     /// I/Os that were accepted and not handed over yet.
     fn in_flight(&self) -> usize;
 }

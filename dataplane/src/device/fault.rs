@@ -242,6 +242,10 @@ impl Queue for FaultQueue {
         self.inner.before_sleep() && self.late.is_empty()
     }
 
+    fn has_background(&self) -> bool {
+        self.inner.has_background()
+    }
+
     fn in_flight(&self) -> usize {
         self.late.len() + self.inner.in_flight()
     }

@@ -12,6 +12,7 @@ mod error;
 pub mod fault;
 pub mod memory;
 pub mod null;
+pub mod nvmf;
 mod registry;
 pub mod uring;
 

@@ -1,5 +1,6 @@
 //! What methods act on.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use reactors::{IdleMode, ReactorHandle};
@@ -7,6 +8,7 @@ use reactors::{IdleMode, ReactorHandle};
 use super::notify::Notifications;
 use crate::assembly::Assembly;
 use crate::device::DeviceRegistry;
+use crate::device::nvmf::ControllerTable;
 use crate::logs::LogControl;
 use crate::metrics::{Snapshot, Source};
 use crate::target::Target;
@@ -17,6 +19,8 @@ pub struct Control {
     pub assembly: Assembly,
     /// The devices.
     pub devices: DeviceRegistry,
+    /// Controllers of other targets, and what made devices of their namespaces.
+    pub controllers: ControllerTable,
     /// How reactors idle.
     pub mode: IdleMode,
     /// What is logged.
@@ -29,6 +33,11 @@ pub struct Control {
 
 impl Control {
     pub(super) fn target(&self) -> &Target {
+        self.assembly.target()
+    }
+
+    /// The target, for whoever outlives this call.
+    pub(super) fn shared_target(&self) -> &Arc<Target> {
         self.assembly.target()
     }
 

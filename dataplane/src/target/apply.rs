@@ -99,7 +99,11 @@ impl ReactorTarget {
             // Should it fail, the device is still polled whenever the reactor is awake.
             let _ = epoll::add(&self.events, fd, data, epoll::EventFlags::IN);
         }
+        let background = local.queue.has_background();
         self.namespaces[index] = Some(Box::new(local));
+        if background {
+            self.activate(number);
+        }
         Ok(number)
     }
 

@@ -43,7 +43,7 @@ pub(super) struct LocalNamespace {
     pub(super) block_shift: u8,
     /// Whether it is still in the view; if not, it goes when its I/O is finished.
     pub(super) live: bool,
-    /// On the list of namespaces that are polled.
+    /// On the list of namespaces that are polled: those with I/O in flight, and those with work of their own.
     pub(super) active: bool,
     /// I/Os that the device queue had no room for.
     pub(super) backlog: VecDeque<Io>,

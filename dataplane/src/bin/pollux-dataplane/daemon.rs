@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dataplane::assembly::Assembly;
 use dataplane::config::Idling;
 use dataplane::device::DeviceRegistry;
+use dataplane::device::nvmf::ControllerTable;
 use dataplane::logs::LogControl;
 use dataplane::metrics;
 use dataplane::rpc::{self, Control, ControlSocket, Methods, Notifications};
@@ -31,6 +32,7 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
     let control = Arc::new(Control {
         assembly,
         devices: DeviceRegistry::default(),
+        controllers: ControllerTable::default(),
         mode,
         log,
         notifications: Notifications::default(),

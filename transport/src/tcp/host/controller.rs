@@ -236,6 +236,16 @@ impl<B: IoBuffer> HostController<B> {
         self.ready.as_fd()
     }
 
+    /// Makes [`HostController::wait_fd`] readable whenever this descriptor is: for a timer of the owner. It leaves when it is
+    /// closed.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn wake_with(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        // No socket has this key: what wakes only is ignored when readiness is looked at.
+        Ok(self.ready.add(fd, u64::MAX, Interest::READ)?)
+    }
+
     /// Makes the descriptor wait for what is waited for now.
     pub fn before_sleep(&mut self) {
         self.last_epoll = Now(0);

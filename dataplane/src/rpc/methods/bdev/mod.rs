@@ -1,5 +1,6 @@
 //! Devices.
 
+mod nvme;
 mod params;
 mod render;
 
@@ -33,6 +34,9 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_aio_create" (AioCreate) -> "the name", aio_create, "The same as `bdev_uring_create`."),
     method!(change "bdev_aio_delete" (Named) -> "`true`", file_delete, "The same as `bdev_uring_delete`."),
     method!(change "bdev_aio_rescan" (Named) -> "`true`", rescan, "The same as `bdev_uring_rescan`."),
+    method!(change "bdev_nvme_attach_controller" (nvme::Attach) -> "the names of the devices", nvme::attach, "Makes devices of the namespaces of a controller."),
+    method!(change "bdev_nvme_detach_controller" (nvme::Detach) -> "`true`", nvme::detach, "Disconnects from a controller and deletes its devices; namespaces on them are removed first."),
+    method!(read "bdev_nvme_get_controllers" (nvme::GetControllers) -> "a list of `name`, `state` and `ctrlrs`", nvme::get_controllers, "Lists the attached controllers."),
     method!(read "bdev_get_bdevs" (GetBdevs) -> "a list of devices", get_bdevs, "Lists the devices."),
     method!(read "bdev_get_iostat" (GetIostat) -> "`tick_rate`, `ticks` and `bdevs`; latencies are nanoseconds", get_iostat, "Tells what each device did."),
     method!(read "bdev_wait_for_examine" (super::NoParams) -> "`true`", examined, "Returns once every device is ready, which is at once."),
@@ -224,5 +228,6 @@ fn examined(_: &Control, _: super::NoParams) -> RpcResult {
 
 /// The calls that make the devices as they are now.
 pub(super) fn saved(control: &Control) -> Vec<Value> {
-    control.devices.list().iter().filter_map(render::call).collect()
+    let made = control.devices.list();
+    made.iter().filter_map(render::call).chain(nvme::saved(control)).collect()
 }

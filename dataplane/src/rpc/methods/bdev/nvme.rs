@@ -1,0 +1,258 @@
+//! Controllers whose namespaces are devices here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fabrics::host::ReconnectPolicy;
+use nvme::{HostId, Nqn};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+use transport::tcp::host::HostConfig;
+use uuid::Uuid;
+
+use super::done;
+use crate::described;
+use crate::device::nvmf::{AttachError, ControllerState, NvmfConfig};
+use crate::rpc::control::Control;
+use crate::rpc::error::{RpcError, RpcResult};
+use crate::rpc::notify::Topic;
+
+/// The port of NVMe/TCP (NVMe-TCP 1.0 §3.1).
+const PORT: u16 = 4420;
+/// Longest time to connect when a controller is attached and whenever it is connected again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a command has before it is aborted.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(8);
+/// What starts an NQN that is made of a UUID (base 2.1 §4.7).
+const UUID_NQN_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
+/// Namespace of the host identifiers that are made of the machine's.
+const MACHINE_UUIDS: Uuid = Uuid::from_u128(0x3f5e_0a53_7d6c_4d7d_b1a7_7a39_52e1_84c6);
+
+described! {
+    /// A controller.
+    pub(super) struct Attach {
+        /// Its name here: its namespaces become the devices `NAMEn1`, `NAMEn2`, ….
+        name: String,
+        /// How it is reached: `TCP`.
+        trtype: String,
+        /// IP address.
+        traddr: String,
+        /// `ipv4` or `ipv6`; what the address is by default.
+        adrfam: Option<String>,
+        /// Port. Default 4420.
+        trsvcid: Option<String>,
+        /// NQN of its subsystem.
+        subnqn: Option<String>,
+        /// Who we are. Default: made of this machine's identity.
+        hostnqn: Option<String>,
+        /// Our host identifier; by default the UUID in `hostnqn`, else made of this machine's identity.
+        hostid: Option<Uuid>,
+        /// Address to connect from.
+        hostaddr: Option<String>,
+        /// Only nothing or 0: ports are chosen by the system.
+        hostsvcid: Option<String>,
+        /// Seconds without a connection after which the controller is given up; -1, the default, never.
+        ctrlr_loss_timeout_sec: Option<i32>,
+        /// Seconds between attempts to connect, at most. Default 10; the first comes at once.
+        reconnect_delay_sec: Option<u32>,
+        /// Seconds for which I/O waits for a lost connection before it fails with a path error. Default 0: at once.
+        fast_io_fail_timeout_sec: Option<u32>,
+        /// Header digests. Default `false`.
+        hdgst: Option<bool>,
+        /// Data digests. Default `false`.
+        ddgst: Option<bool>,
+    }
+}
+
+described! {
+    /// Which controller.
+    pub(super) struct Detach {
+        /// Its name.
+        name: String,
+    }
+}
+
+described! {
+    /// Which controllers.
+    pub(super) struct GetControllers {
+        /// Only this one.
+        name: Option<String>,
+    }
+}
+
+fn wrong(what: &str, value: &str) -> RpcError {
+    RpcError::invalid_params(format_args!("{what} `{value}`"))
+}
+
+fn refused(error: &AttachError) -> RpcError {
+    let errno = match error {
+        AttachError::Device(error) => return super::refused(error),
+        AttachError::Exists { .. } => Errno::EXIST,
+        AttachError::NotFound { .. } => Errno::NODEV,
+        AttachError::Connect { .. } => Errno::IO,
+        AttachError::Namespace { .. } => Errno::OPNOTSUPP,
+        AttachError::Thread(_) => Errno::AGAIN,
+    };
+    let RpcError { code, message } = RpcError::errno(errno);
+    RpcError { code, message: format!("{message}: {error}") }
+}
+
+/// Attaches by the transport that is named.
+pub(super) fn attach(control: &Control, params: Attach) -> RpcResult {
+    let names = match params.trtype.to_ascii_uppercase().as_str() {
+        "TCP" => attach_tcp(control, params)?,
+        _ => return Err(RpcError::invalid_params(format_args!("trtype `{}`; there is TCP", params.trtype))),
+    };
+    for name in &names {
+        control.notifications.push(Topic::BdevRegister, name.clone());
+    }
+    Ok(json!(names))
+}
+
+fn attach_tcp(control: &Control, params: Attach) -> Result<Vec<String>, RpcError> {
+    let config = tcp_config(params)?;
+    let target = Arc::downgrade(control.shared_target());
+    let resized = Arc::new(move |device: &str| {
+        if let Some(target) = target.upgrade() {
+            target.device_resized(device);
+        }
+    });
+    control.controllers.attach(config, &control.devices, resized).map_err(|error| refused(&error))
+}
+
+fn tcp_config(params: Attach) -> Result<NvmfConfig, RpcError> {
+    super::must_be_nothing(&[(
+        "hostsvcid",
+        params.hostsvcid.is_some_and(|port| !["", "0"].contains(&&*port)),
+    )])?;
+    let ip: IpAddr = params.traddr.parse().map_err(|_| wrong("traddr", &params.traddr))?;
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    if let Some(adrfam) = params.adrfam.filter(|adrfam| !adrfam.eq_ignore_ascii_case(family)) {
+        return Err(wrong("traddr is not of adrfam", &adrfam));
+    }
+    let port = match params.trsvcid.as_deref().filter(|port| !port.is_empty()) {
+        Some(port) => port.parse().map_err(|_| wrong("trsvcid", port))?,
+        None => PORT,
+    };
+    let subnqn = params.subnqn.ok_or_else(|| RpcError::invalid_params("`subnqn` is missing"))?;
+    let subnqn = nqn(&subnqn)?;
+    let (hostnqn, hostid) = identity(params.hostnqn.as_deref().map(nqn).transpose()?, params.hostid);
+    let mut host = HostConfig::new(SocketAddr::new(ip, port), hostnqn, hostid, subnqn);
+    host.header_digest = params.hdgst.unwrap_or(false);
+    host.data_digest = params.ddgst.unwrap_or(false);
+    host.connect_timeout = CONNECT_TIMEOUT;
+    host.command_timeout = COMMAND_TIMEOUT;
+    if let Some(address) = params.hostaddr {
+        let ip: IpAddr = address.parse().map_err(|_| wrong("hostaddr", &address))?;
+        host.local = Some(SocketAddr::new(ip, 0));
+    }
+    let seconds = |s: u32| u64::from(s) * fabrics::NS_PER_S;
+    // Anything negative is for ever.
+    let loss_timeout_ns = params.ctrlr_loss_timeout_sec.and_then(|s| u32::try_from(s).ok()).map(seconds);
+    let mut reconnect = ReconnectPolicy { loss_timeout_ns, ..ReconnectPolicy::default() };
+    if let Some(delay) = params.reconnect_delay_sec.filter(|delay| *delay > 0) {
+        reconnect.delay_max_ns = seconds(delay);
+    }
+    let fail_after = Duration::from_secs(params.fast_io_fail_timeout_sec.unwrap_or(0).into());
+    Ok(NvmfConfig { name: params.name, host, reconnect, fail_after })
+}
+
+fn nqn(text: &str) -> Result<Nqn, RpcError> {
+    Nqn::new(text).map_err(|error| RpcError::invalid_params(format_args!("NQN `{text}`: {error}")))
+}
+
+/// Who we are: what was given, completed from each other; else the same for the life of the machine's identity.
+fn identity(hostnqn: Option<Nqn>, hostid: Option<Uuid>) -> (Nqn, HostId) {
+    let in_name =
+        hostnqn.as_ref().and_then(|nqn| nqn.as_str().strip_prefix(UUID_NQN_PREFIX)?.parse::<Uuid>().ok());
+    let id = hostid.or(in_name).unwrap_or_else(machine);
+    (hostnqn.unwrap_or_else(|| Nqn::from_uuid(id.into_bytes())), HostId(id.into_bytes()))
+}
+
+fn machine() -> Uuid {
+    match std::fs::read("/etc/machine-id") {
+        Ok(id) if !id.is_empty() => Uuid::new_v5(&MACHINE_UUIDS, &id),
+        _ => Uuid::new_v4(),
+    }
+}
+
+pub(super) fn detach(control: &Control, params: Detach) -> RpcResult {
+    let devices = control.controllers.devices(&params.name).map_err(|error| refused(&error))?;
+    for device in &devices {
+        control.target().remove_device(device).map_err(RpcError::internal)?;
+    }
+    let gone = control.controllers.detach(&params.name, &control.devices).map_err(|error| refused(&error))?;
+    for device in gone {
+        control.notifications.push(Topic::BdevUnregister, device);
+    }
+    done()
+}
+
+pub(super) fn get_controllers(control: &Control, params: GetControllers) -> RpcResult {
+    let wanted = |name: &str| params.name.as_deref().is_none_or(|wanted| wanted == name);
+    let all = control.controllers.list();
+    let shown: Vec<Value> = all
+        .iter()
+        .filter(|(config, _)| wanted(&config.name))
+        .map(|(config, state)| show(config, state))
+        .collect();
+    match (&params.name, shown.is_empty()) {
+        (Some(name), true) => Err(refused(&AttachError::NotFound { name: name.clone() })),
+        _ => Ok(Value::Array(shown)),
+    }
+}
+
+fn show(config: &NvmfConfig, state: &ControllerState) -> Value {
+    let (state, error) = match state {
+        ControllerState::Up => ("enabled", None),
+        ControllerState::Down { error } => ("resetting", Some(error)),
+        ControllerState::Lost { error } => ("failed", Some(error)),
+    };
+    let mut shown = json!({
+        "name": config.name,
+        "ctrlrs": [{
+            "state": state,
+            "trid": {
+                "trtype": "TCP",
+                "adrfam": if config.host.remote.is_ipv4() { "IPv4" } else { "IPv6" },
+                "traddr": config.host.remote.ip().to_string(),
+                "trsvcid": config.host.remote.port().to_string(),
+                "subnqn": config.host.bringup.subnqn.as_str(),
+            },
+            "host": { "nqn": config.host.bringup.hostnqn.as_str() },
+        }],
+    });
+    if let Some(error) = error {
+        shown["ctrlrs"][0]["error"] = json!(error);
+    }
+    shown
+}
+
+/// The calls that attach the controllers as they are now.
+pub(super) fn saved(control: &Control) -> Vec<Value> {
+    let call = |(config, _): &(NvmfConfig, ControllerState)| {
+        let NvmfConfig { name, host, reconnect, fail_after } = config;
+        let seconds = |ns: u64| ns / fabrics::NS_PER_S;
+        let mut params = json!({
+            "name": name,
+            "trtype": "TCP",
+            "traddr": host.remote.ip().to_string(),
+            "trsvcid": host.remote.port().to_string(),
+            "subnqn": host.bringup.subnqn.as_str(),
+            "hostnqn": host.bringup.hostnqn.as_str(),
+            "hostid": Uuid::from_bytes(host.bringup.hostid.0),
+            "reconnect_delay_sec": seconds(reconnect.delay_max_ns),
+            "fast_io_fail_timeout_sec": fail_after.as_secs(),
+            "hdgst": host.header_digest,
+            "ddgst": host.data_digest,
+        });
+        params["ctrlr_loss_timeout_sec"] =
+            reconnect.loss_timeout_ns.map_or(json!(-1), |ns| json!(seconds(ns)));
+        if let Some(local) = host.local {
+            params["hostaddr"] = json!(local.ip().to_string());
+        }
+        json!({"method": "bdev_nvme_attach_controller", "params": params})
+    };
+    control.controllers.list().iter().map(call).collect()
+}
