@@ -5,7 +5,7 @@
 //! Commands come twice: as the 64 bytes of an [`Sqe`], and by meaning (`nvm::ReadWrite::from(&sqe)`,
 //! `read.to_sqe(cid)`). Reserved fields are public but hidden so that `..T::default()` works anywhere.
 //!
-//! Sections are those of NVM Express base specification 2.1, NVM command set 1.1 and NVMe/TCP transport 1.0.
+//! Sections are those of NVM Express base specification 2.1, NVM command set 1.1, NVMe/TCP transport 1.0 and NVMe/RDMA transport 1.0.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -23,6 +23,7 @@ mod nqn;
 pub mod nvm;
 pub mod opcode;
 pub mod properties;
+pub mod rdma;
 mod sgl;
 mod sqe;
 mod status;

@@ -4,12 +4,14 @@
 mod abort;
 mod bringup;
 mod discovery;
+mod io;
 mod keep_alive;
 mod reconnect;
 
 pub use abort::{ABORTS_MAX, Aborts, Verdict};
 pub use bringup::{Bringup, BringupError, BringupParams, Controller, Step, connect_io_queue};
 pub use discovery::{DiscoveryError, DiscoveryReader, DiscoveryStep};
+pub use io::{HostData, HostSink, SubmitError, SubmitRefusal};
 pub use keep_alive::{KeepAliveStep, KeepAliveTimer};
 pub use reconnect::{Reconnect, ReconnectPolicy, Retry};
 

@@ -22,13 +22,13 @@ use nvme::tcp::{
 };
 use zerocopy::IntoBytes;
 
+pub use crate::host::{HostData, HostSink, SubmitError, SubmitRefusal};
 pub use params::HostParams;
-pub use send::{SubmitError, SubmitRefusal};
-pub use slot::HostData;
 
 use super::frame::{Framing, Receiver, alignment};
 use super::tx::{TX_PARTS_MAX, TxQueue};
 use super::{CloseReason, ConnState, ConnStats, Fault};
+use crate::cid::CommandIds;
 use crate::slab::Slab;
 use crate::{IoBuffer, Now};
 use send::Grant;
@@ -39,23 +39,6 @@ const TERM_BYTES_MAX: usize = TermReq::SIZE + TERM_DATA_BYTES_MAX;
 
 /// H2CData PDUs queued at a time: enough for a full send, few enough to bound the queue.
 const H2C_PDUS_QUEUED: usize = 64;
-
-/// Bits of a command identifier: its top bit stays clear, because FFFFh must not be used (base 2.1 §4.1.1).
-const CID_BITS: u32 = 15;
-
-/// Hears how commands end. `tag` is the one given to [`HostConn::submit`].
-pub trait HostSink<B> {
-    /// The controller completed the command. `data` is its buffer, whichever way the data went. Data whose digest was
-    /// wrong shows as Transient Transport Error, success without all the data as Data Transfer Error.
-    fn completed(&mut self, tag: u64, cqe: Cqe, data: Option<B>);
-
-    /// The connection ended before the command completed: whether it took effect is unknown.
-    fn failed(&mut self, tag: u64, data: Option<B>);
-
-    /// The command takes too long. It is still outstanding: the owner may abort it by its identifier, or close the
-    /// connection. Said once per command.
-    fn timed_out(&mut self, tag: u64, cid: u16);
-}
 
 /// What became of the bytes given to [`HostConn::on_bytes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,8 +62,7 @@ pub struct HostConn<B> {
     /// R2Ts in the order they came, to be turned into H2CData as there is room.
     grants: VecDeque<Grant>,
     max_h2c_data: u32,
-    /// Bits of a command identifier that are the slot.
-    slot_bits: u32,
+    ids: CommandIds,
     /// Header bytes of one command capsule at most.
     capsule_tx_bytes: usize,
     /// Header bytes of one H2CData PDU at most.
@@ -105,7 +87,7 @@ impl<B: IoBuffer> HostConn<B> {
             slots: Slab::with_slots(params.depth),
             grants: VecDeque::with_capacity(usize::from(params.depth) * usize::from(params.max_r2t)),
             max_h2c_data: MAXH2CDATA_MIN,
-            slot_bits: u32::from(params.depth).next_power_of_two().trailing_zeros(),
+            ids: CommandIds::for_slots(params.depth),
             capsule_tx_bytes: 0,
             h2c_tx_bytes: 0,
             sq_head: 0,

@@ -7,8 +7,9 @@ use nvme::tcp::{
 use nvme::{Cqe, Status};
 
 use super::send::Grant;
-use super::slot::{HostData, State};
-use super::{HostConn, HostProgress, HostSink, finish};
+use super::slot::State;
+use super::{HostConn, HostProgress, finish};
+use crate::host::{HostData, HostSink};
 use crate::tcp::frame::{Body, BodyStep, Frame, Framing, common_header, field, peer_terminated, view};
 use crate::tcp::{CloseReason, ConnState, Fault};
 use crate::{IoBuffer, Now};

@@ -4,8 +4,9 @@ use nvme::tcp::{ADMIN_IN_CAPSULE_BYTES, CapsuleCmd, CommonHeader, H2cData, PduTy
 use nvme::{SglDescriptor, Sqe, opcode};
 use zerocopy::IntoBytes;
 
-use super::slot::{HostData, Slot, State};
-use super::{CID_BITS, HostConn, TERM_BYTES_MAX};
+use super::slot::{Slot, State};
+use super::{HostConn, TERM_BYTES_MAX};
+use crate::host::{HostData, SubmitError, SubmitRefusal};
 use crate::tcp::ConnState;
 use crate::tcp::digest::{DataDigest, header_digest};
 use crate::{IoBuffer, Now};
@@ -17,36 +18,6 @@ pub(super) struct Grant {
     pub(super) ttag: u16,
     pub(super) offset: u32,
     pub(super) left: u32,
-}
-
-/// Why a command was not accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SubmitRefusal {
-    /// The handshake is not over.
-    #[error("the connection is not ready yet")]
-    NotReady,
-    /// As many commands are outstanding as the queue has room for.
-    #[error("the queue is full")]
-    QueueFull,
-    /// Too much waits to be sent.
-    #[error("the connection does not keep up with sending")]
-    Busy,
-    /// The connection ends or has ended.
-    #[error("the connection is closed")]
-    Closed,
-    /// The data is longer than a PDU can say.
-    #[error("the data is longer than 4 GiB")]
-    TooLong,
-}
-
-/// A command that was not accepted, with its data.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct SubmitError<B> {
-    /// Why.
-    pub reason: SubmitRefusal,
-    /// The data, untouched.
-    pub data: HostData<B>,
 }
 
 impl<B: IoBuffer> HostConn<B> {
@@ -102,7 +73,7 @@ impl<B: IoBuffer> HostConn<B> {
         let Some((slot, generation)) = self.slots.insert(entry) else {
             unreachable!("refusal() has seen a free slot")
         };
-        let cid = self.cid(slot, generation);
+        let cid = self.ids.cid(slot, generation);
         sqe.cid = cid.into();
         sqe.flags = sqe.flags & 0x3F | 0x40;
         sqe.sgl = if in_capsule {
@@ -137,17 +108,10 @@ impl<B: IoBuffer> HostConn<B> {
         if opcode == opcode::FABRICS { ADMIN_IN_CAPSULE_BYTES } else { self.params.in_capsule_data_size }
     }
 
-    /// The identifier of the command in this slot: its slot in the low bits, its generation above them.
-    #[inline]
-    fn cid(&self, slot: u16, generation: u16) -> u16 {
-        let generation_mask = (1u16 << (CID_BITS - self.slot_bits)) - 1;
-        (generation & generation_mask) << self.slot_bits | slot
-    }
-
     /// The slot that an identifier names, if its command is outstanding.
     #[inline]
     pub(super) fn slot_of(&mut self, cid: u16) -> Option<(u16, &mut Slot<B>)> {
-        let slot = cid & ((1u16 << self.slot_bits) - 1);
+        let slot = self.ids.slot(cid);
         let entry = self.slots.at_mut(slot)?;
         (entry.cid == cid && entry.state == State::Outstanding).then_some((slot, entry))
     }

@@ -3,17 +3,7 @@
 use nvme::{Cqe, Status};
 
 use crate::Now;
-
-/// Data of a command, with its direction.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum HostData<B> {
-    /// No data.
-    None,
-    /// The host sends all of it.
-    ToController(B),
-    /// The controller fills all of it.
-    FromController(B),
-}
+use crate::host::HostData;
 
 /// A command that was sent and has not completed to its owner.
 #[derive(Debug)]
@@ -78,17 +68,6 @@ impl<B> Slot<B> {
             _ => return cqe,
         };
         Cqe { status: status.to_cqe_field(false).into(), ..cqe }
-    }
-}
-
-impl<B> HostData<B> {
-    /// The buffer, whichever way it went.
-    #[inline]
-    pub fn into_buffer(self) -> Option<B> {
-        match self {
-            Self::None => None,
-            Self::ToController(buffer) | Self::FromController(buffer) => Some(buffer),
-        }
     }
 }
 

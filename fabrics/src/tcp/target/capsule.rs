@@ -3,8 +3,10 @@
 use nvme::tcp::{ADMIN_IN_CAPSULE_BYTES, CapsuleCmd, CommonHeader};
 use nvme::{Direction, Fuse, Psdt, SglDescriptor, Sqe, Status, opcode};
 
-use super::slot::{Partner, Slot, State};
-use super::{CommandHandler, Flow, FusedFirst, TargetConn};
+use super::slot::{Slot, State};
+use super::{CommandHandler, Flow, TargetConn};
+use crate::fused::{FusedFirst, Partner};
+use crate::target::bad_length;
 use crate::tcp::Fault;
 use crate::tcp::frame::{Body, Frame, field, view};
 use crate::{CommandId, Completion, Execution, IoBuffer, Now};
@@ -67,7 +69,7 @@ impl<B: IoBuffer> TargetConn<B> {
             self.parked.push_back(slot);
         }
         self.stats.commands += 1;
-        self.sq_head = if self.sq_head + 1 >= self.depth { 0 } else { self.sq_head + 1 };
+        self.sq.advance();
         let body = (frame.data > 0).then(|| Body::new(slot, 0, frame, 0));
         let is_whole = body.is_none();
         self.rx.end_header(body);
@@ -211,27 +213,14 @@ impl<B: IoBuffer> TargetConn<B> {
     where
         H: CommandHandler<Buffer = B>,
     {
-        match (std::mem::replace(&mut self.fused_first, FusedFirst::None), fuse) {
-            (FusedFirst::Slot(first), Fuse::Second) => {
-                self.set_partner(first, Partner::Slot(slot));
-                self.set_partner(slot, Partner::Slot(first));
-            }
-            (FusedFirst::Failed, Fuse::Second) => {
-                self.set_partner(slot, Partner::Lost(Status::ABORTED_FAILED_FUSED));
-            }
-            (FusedFirst::None, Fuse::Second) => {
-                self.set_partner(slot, Partner::Lost(Status::ABORTED_MISSING_FUSED));
-            }
-            (first, fuse) => {
-                if let FusedFirst::Slot(first) = first {
-                    self.lose_partner(first, Status::ABORTED_MISSING_FUSED, handler);
-                }
-                if fuse == Fuse::First {
-                    self.set_partner(slot, Partner::Awaited);
-                    self.fused_first = FusedFirst::Slot(slot);
-                }
-            }
+        let pairing = self.fused_first.arrived(slot, fuse);
+        if let Some(first) = pairing.abandoned {
+            self.lose_partner(first, Status::ABORTED_MISSING_FUSED, handler);
         }
+        if let Some(first) = pairing.first {
+            self.set_partner(first, Partner::Slot(slot));
+        }
+        self.set_partner(slot, pairing.partner);
     }
 
     fn set_partner(&mut self, slot: u16, partner: Partner) {
@@ -280,9 +269,4 @@ impl<B: IoBuffer> TargetConn<B> {
             self.reject(slot, status, handler);
         }
     }
-}
-
-/// The SGL length does not fit the command's data.
-pub(super) fn bad_length() -> Status {
-    Status::DATA_SGL_LENGTH_INVALID.dnr()
 }

@@ -18,13 +18,13 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
-use nvme::Sqe;
 use nvme::tcp::{
     CapsuleCmd, CapsuleResp, CommonHeader, Fes, H2cData, IcReq, IcResp, PDA_MAX, PFV_1_0, PduType, R2t,
     TERM_DATA_BYTES_MAX, TermReq, digest,
 };
 use zerocopy::IntoBytes;
 
+pub use crate::target::CommandHandler;
 pub use params::{IN_CAPSULE_BYTES_MAX, TargetParams};
 
 use super::frame::{
@@ -32,8 +32,10 @@ use super::frame::{
 };
 use super::tx::{TX_PARTS_MAX, TxQueue};
 use super::{CloseReason, ConnState, ConnStats, Fault};
+use crate::fused::FusedFirst;
 use crate::slab::Slab;
-use crate::{CommandId, Execution, IoBuffer, Now};
+use crate::target::SubmissionQueue;
+use crate::{IoBuffer, Now};
 use slot::{Slot, State};
 
 /// Slots before Connect says how deep the queue is: Connect, and what follows while it is being answered.
@@ -41,20 +43,6 @@ const SLOTS_BEFORE_CONNECT: u16 = 2;
 
 /// Header bytes that ending a connection can take: a TermReq with the header it complains about.
 const TERM_BYTES_MAX: usize = TermReq::SIZE + TERM_DATA_BYTES_MAX;
-
-/// Runs the commands of a connection.
-pub trait CommandHandler {
-    /// Where the data of commands lies.
-    type Buffer: IoBuffer;
-
-    /// A buffer of exactly `len` bytes for the incoming data of a command. `None` when there is none now: the
-    /// connection stops reading until it is asked to go on ([`Progress::Blocked`]).
-    fn allocate(&mut self, len: usize) -> Option<Self::Buffer>;
-
-    /// Runs a command. `data` is its host-to-controller data, complete; `None` when it has none.
-    /// The two halves of a fused operation come one directly after the other.
-    fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Self::Buffer>) -> Execution<Self::Buffer>;
-}
 
 /// What became of the bytes given to [`TargetConn::on_bytes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,17 +71,6 @@ enum Flow {
     Blocked,
 }
 
-/// Whether the last command to arrive was the first half of a fused operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum FusedFirst {
-    /// It was not.
-    None,
-    /// It was, and is in this slot.
-    Slot(u16),
-    /// It was, and is answered already: it failed.
-    Failed,
-}
-
 /// The target's side of one connection.
 #[derive(Debug)]
 pub struct TargetConn<B> {
@@ -107,9 +84,7 @@ pub struct TargetConn<B> {
     r2ts_max: u8,
     /// Header bytes that one command can have in `tx` at most.
     command_tx_bytes: usize,
-    depth: u16,
-    sq_flow_control: bool,
-    sq_head: u16,
+    sq: SubmissionQueue,
     fused_first: FusedFirst,
     /// Commands that wait for a buffer before their data is asked for, oldest first.
     parked: VecDeque<u16>,
@@ -137,9 +112,7 @@ impl<B: IoBuffer> TargetConn<B> {
             slots: Slab::with_slots(SLOTS_BEFORE_CONNECT.min(params.max_slots)),
             r2ts_max: 1,
             command_tx_bytes: 0,
-            depth: SLOTS_BEFORE_CONNECT,
-            sq_flow_control: true,
-            sq_head: 0,
+            sq: SubmissionQueue::new(SLOTS_BEFORE_CONNECT),
             fused_first: FusedFirst::None,
             parked: VecDeque::new(),
             transfers: 0,
@@ -425,11 +398,8 @@ impl<B: IoBuffer> TargetConn<B> {
     /// Without submission queue flow control, SQHD is not reported and successful reads need no response capsule
     /// (NVMe/TCP 1.0 §3.3.2.1).
     pub fn set_queue(&mut self, depth: u16, sq_flow_control: bool) {
-        let depth = depth.max(1);
-        self.depth = depth;
-        self.sq_head %= depth;
-        self.sq_flow_control = sq_flow_control;
-        self.slots.grow_to(depth.min(self.params.max_slots));
+        self.sq.reshape(depth, sq_flow_control);
+        self.slots.grow_to(depth.clamp(1, self.params.max_slots));
         self.size_tx();
     }
 

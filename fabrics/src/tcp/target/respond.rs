@@ -1,13 +1,12 @@
 //! Answers: C2HData with its data, and response capsules (NVMe/TCP 1.0 §3.3.2.1, §3.3.3).
 
-use nvme::fabrics::{ConnectCommand, cattr, fctype, fctype_of};
 use nvme::tcp::{C2hData, CapsuleResp, CommonHeader, PduType, flags};
 use nvme::{Cqe, opcode};
 use zerocopy::IntoBytes;
 
 use super::TargetConn;
-use super::capsule::bad_length;
-use super::slot::{Slot, State};
+use super::slot::State;
+use crate::target::{bounded, connect_shape, cqe_of};
 use crate::tcp::ConnState;
 use crate::tcp::digest::{DataDigest, header_digest};
 use crate::tcp::tx::u32_of;
@@ -41,12 +40,7 @@ impl<B: IoBuffer> TargetConn<B> {
     #[inline]
     pub(super) fn respond(&mut self, slot: u16, completion: Completion<B>) {
         let Some(entry) = self.slots.at_mut(slot) else { return debug_assert!(false, "answered twice") };
-        let Completion { mut status, result, data } = completion;
-        let mut data = data.filter(|data| status.is_success() && !data.is_empty());
-        if data.as_ref().is_some_and(|data| data.len() > entry.length as usize) {
-            status = bad_length();
-            data = None;
-        }
+        let Completion { status, result, data } = bounded(completion, entry.length);
         let cid = entry.sqe.cid.get();
         let is_connect =
             entry.sqe.opcode == opcode::FABRICS && status.is_success() && self.on_connected(slot);
@@ -57,14 +51,13 @@ impl<B: IoBuffer> TargetConn<B> {
             }
             Some(buffer) => {
                 let news = result != 0 || status.to_cqe_field(false) != 0;
-                let needs_capsule = self.sq_flow_control || !self.params.c2h_success || news;
+                let needs_capsule = self.sq.flow_control() || !self.params.c2h_success || news;
                 self.send_data(slot, cid, buffer, !needs_capsule);
                 needs_capsule
             }
         };
         if needs_capsule {
-            let sqhd = if self.sq_flow_control { self.sq_head } else { sqhd_unused(is_connect) };
-            self.send_capsule(Cqe::new(cid, status).with_result(result).with_sqhd(sqhd));
+            self.send_capsule(cqe_of(cid, status, result, self.sq.sqhd(is_connect)));
         }
     }
 
@@ -121,18 +114,9 @@ impl<B: IoBuffer> TargetConn<B> {
     /// A fabrics command succeeded: when it is Connect, sizes the queue as that says (base 2.1 §6.3), else `false`.
     #[cold]
     fn on_connected(&mut self, slot: u16) -> bool {
-        let Some(Slot { sqe, .. }) = self.slots.at(slot) else { return false };
-        if fctype_of(sqe) != fctype::CONNECT {
-            return false;
-        }
-        let connect = ConnectCommand::of(sqe);
-        let sq_flow_control = connect.cattr & cattr::DISABLE_SQ_FLOW_CONTROL == 0;
-        self.set_queue(connect.sqsize.get().saturating_add(1), sq_flow_control);
+        let shape = self.slots.at(slot).and_then(|entry| connect_shape(&entry.sqe));
+        let Some((depth, sq_flow_control)) = shape else { return false };
+        self.set_queue(depth, sq_flow_control);
         true
     }
-}
-
-/// SQHD without submission queue flow control: FFFFh in the answer to Connect, reserved else (base 2.1 §6.3).
-fn sqhd_unused(is_connect: bool) -> u16 {
-    if is_connect { u16::MAX } else { 0 }
 }

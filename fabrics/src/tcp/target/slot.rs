@@ -3,6 +3,7 @@
 use nvme::{Sqe, Status};
 
 use crate::Now;
+use crate::fused::Partner;
 
 /// A command that was received and not yet answered, or answered with data that is not yet sent.
 #[derive(Debug)]
@@ -12,19 +13,6 @@ pub(crate) struct Slot<B> {
     pub(crate) length: u32,
     pub(crate) partner: Partner,
     pub(crate) state: State<B>,
-}
-
-/// The other half of a fused operation (base 2.1 §3.4.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Partner {
-    /// Not fused.
-    None,
-    /// First half; the second has not arrived.
-    Awaited,
-    /// The other half is in this slot.
-    Slot(u16),
-    /// The other half did not come, or failed: this one fails with the status.
-    Lost(Status),
 }
 
 /// How far a command is.

@@ -1,0 +1,118 @@
+//! Private data of a connection request: made by a host, checked by a target (NVMe/RDMA transport 1.0 §3.2).
+
+use nvme::rdma::{CmRequest, CmStatus};
+use nvme::zerocopy::FromBytes;
+use nvme::{ControllerId, QueueId, U16};
+
+use super::DEPTH_MAX;
+
+/// What a target grants at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestLimits {
+    /// Entries of an admin queue.
+    pub admin_entries_max: u16,
+    /// Entries of an I/O queue.
+    pub io_entries_max: u16,
+    /// Highest queue identifier.
+    pub qid_max: u16,
+}
+
+/// What a host asked for and gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostQueueSizes {
+    /// Which queue it says that this will be.
+    pub qid: QueueId,
+    /// Commands that may be on their way, which is what the target posts receives for (CRQSIZE).
+    pub commands: u16,
+    /// Responses that may be on their way (HRQSIZE).
+    pub responses: u16,
+}
+
+/// Checks the private data of a request.
+///
+/// # Errors
+/// The status to reject the connection with.
+pub fn check_request(private_data: &[u8], limits: &RequestLimits) -> Result<HostQueueSizes, CmStatus> {
+    let Ok((request, _)) = CmRequest::ref_from_prefix(private_data) else {
+        return Err(CmStatus::INVALID_LENGTH);
+    };
+    if request.recfmt.get() != 0 {
+        return Err(CmStatus::INVALID_RECFMT);
+    }
+    let qid = QueueId(request.qid.get());
+    if qid.0 > limits.qid_max {
+        return Err(CmStatus::INVALID_QID);
+    }
+    let most = if qid == QueueId::ADMIN { limits.admin_entries_max } else { limits.io_entries_max };
+    let commands = request.hsqsize.get().checked_add(1).ok_or(CmStatus::INVALID_HSQSIZE)?;
+    if commands < 2 || commands > most.min(DEPTH_MAX) {
+        return Err(CmStatus::INVALID_HSQSIZE);
+    }
+    match request.hrqsize.get() {
+        0 => Err(CmStatus::INVALID_HRQSIZE),
+        responses => Ok(HostQueueSizes { qid, commands, responses }),
+    }
+}
+
+/// The private data of a host that asks for a queue with room for `depth` commands.
+pub fn request(qid: QueueId, cntlid: ControllerId, depth: u16) -> CmRequest {
+    CmRequest {
+        qid: U16::new(qid.0),
+        hrqsize: U16::new(depth.saturating_add(1)),
+        hsqsize: U16::new(depth),
+        cntlid: U16::new(if qid == QueueId::ADMIN { 0 } else { cntlid.0 }),
+        ..CmRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvme::zerocopy::IntoBytes;
+    use proptest::prelude::*;
+
+    const LIMITS: RequestLimits = RequestLimits { admin_entries_max: 128, io_entries_max: 1024, qid_max: 64 };
+
+    fn refused(change: impl Fn(&mut CmRequest)) -> CmStatus {
+        let mut request = request(QueueId(1), ControllerId(7), 127);
+        change(&mut request);
+        check_request(request.as_bytes(), &LIMITS).expect_err("refused")
+    }
+
+    #[test]
+    fn a_request_of_our_host_is_granted_by_our_target() {
+        let request = request(QueueId(1), ControllerId(7), 127);
+        let granted = check_request(request.as_bytes(), &LIMITS);
+        assert_eq!(granted, Ok(HostQueueSizes { qid: QueueId(1), commands: 128, responses: 128 }));
+    }
+
+    #[test]
+    fn every_field_out_of_range_is_refused_with_its_own_status() {
+        assert_eq!(refused(|r| r.recfmt = U16::new(1)), CmStatus::INVALID_RECFMT);
+        assert_eq!(refused(|r| r.qid = U16::new(65)), CmStatus::INVALID_QID);
+        assert_eq!(refused(|r| r.hsqsize = U16::new(0)), CmStatus::INVALID_HSQSIZE);
+        assert_eq!(refused(|r| r.hsqsize = U16::new(1024)), CmStatus::INVALID_HSQSIZE);
+        assert_eq!(refused(|r| r.hsqsize = U16::new(u16::MAX)), CmStatus::INVALID_HSQSIZE);
+        assert_eq!(refused(|r| r.hrqsize = U16::new(0)), CmStatus::INVALID_HRQSIZE);
+        let admin_too_deep = refused(|r| {
+            r.qid = U16::new(0);
+            r.hsqsize = U16::new(128);
+        });
+        assert_eq!(admin_too_deep, CmStatus::INVALID_HSQSIZE);
+    }
+
+    proptest! {
+        #[test]
+        fn no_private_data_is_granted_more_than_the_limits(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            match check_request(&bytes, &LIMITS) {
+                Ok(sizes) => {
+                    prop_assert!(bytes.len() >= CmRequest::SIZE);
+                    prop_assert!((2..=1024).contains(&sizes.commands));
+                    prop_assert!(sizes.responses > 0);
+                }
+                Err(CmStatus::INVALID_LENGTH) => prop_assert!(bytes.len() < CmRequest::SIZE),
+                Err(_) => prop_assert!(bytes.len() >= CmRequest::SIZE),
+            }
+        }
+    }
+}
