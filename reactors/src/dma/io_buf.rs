@@ -1,13 +1,14 @@
 //! The buffer of one I/O: up to 1 MiB in up to eight slots, held inline.
 //!
-//! Invariant: `slots[..part_count()]` are owned; all but the last part are full large slots. A buffer in a small slot has
-//! one part.
+//! Invariants: `slots[..part_count()]` are owned; only the first part may begin, and only the last may end, inside its
+//! slot. A buffer in a small slot has one part. Pieces that were split off share the slot they were cut in: its bytes belong
+//! to one piece each, and it is free when the last piece of it is gone.
 
 use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::pool::{DmaBuf, Inner, LARGE_SLOT_SIZE};
+use super::pool::{DmaBuf, Inner, LARGE_SLOT_SIZE, SMALL_SLOT_SIZE};
 
 /// Slots one I/O may take.
 const PARTS_MAX: usize = 8;
@@ -22,6 +23,8 @@ const _: () = assert!(size_of::<IoBuf>() <= 48, "an I/O buffer fits into a reque
 pub struct IoBuf {
     pool: Rc<Inner>,
     len: u32,
+    /// Where it begins in its first slot; zero unless it was split off another.
+    head: u32,
     slots: [u32; PARTS_MAX],
 }
 
@@ -37,7 +40,7 @@ impl IoBuf {
             };
             slots[taken] = slot;
         }
-        Some(Self { pool: Rc::clone(pool), len: u32::try_from(len).ok()?, slots })
+        Some(Self { pool: Rc::clone(pool), len: u32::try_from(len).ok()?, head: 0, slots })
     }
 
     /// Length in bytes.
@@ -58,7 +61,19 @@ impl IoBuf {
     #[inline]
     #[must_use]
     pub fn part_count(&self) -> usize {
-        self.len().div_ceil(LARGE_SLOT_SIZE)
+        self.end().div_ceil(LARGE_SLOT_SIZE)
+    }
+
+    /// Where it ends, counted from the start of its first slot.
+    #[inline]
+    fn end(&self) -> usize {
+        self.head as usize + self.len as usize
+    }
+
+    /// Where part `index` begins in its slot.
+    #[inline]
+    fn start_in_slot(&self, index: usize) -> usize {
+        if index == 0 { self.head as usize } else { 0 }
     }
 
     /// Where part `index` starts in the arena, in bytes; a multiple of 4 KiB.
@@ -67,27 +82,29 @@ impl IoBuf {
     /// When there is no such part.
     #[must_use]
     pub fn offset_in_arena(&self, index: usize) -> usize {
-        self.pool.slot_offset(self.slots[..self.part_count()][index])
+        self.pool.slot_offset(self.slots[..self.part_count()][index]) + self.start_in_slot(index)
     }
 
     #[inline]
     fn part_len(&self, index: usize) -> usize {
-        (self.len() - index * LARGE_SLOT_SIZE).min(LARGE_SLOT_SIZE)
+        (self.end() - index * LARGE_SLOT_SIZE).min(LARGE_SLOT_SIZE) - self.start_in_slot(index)
     }
 
     #[inline]
     fn part_ptr(&self, index: usize) -> NonNull<u8> {
-        self.pool.slot_ptr(self.slots[..self.part_count()][index])
+        let slot = self.pool.slot_ptr(self.slots[..self.part_count()][index]);
+        // SAFETY: the start is a position inside the slot.
+        unsafe { slot.add(self.start_in_slot(index)) }
     }
 
-    /// Part `index`; all parts but the last are 128 KiB.
+    /// Part `index`; all parts but the last are 128 KiB, and but the first of a buffer that was split off.
     ///
     /// # Panics
     /// When there is no such part.
     #[inline]
     #[must_use]
     pub fn part(&self, index: usize) -> &[u8] {
-        // SAFETY: the slot is initialised memory of at least `part_len` bytes that only this handle owns.
+        // SAFETY: `part_len` bytes from there are initialised memory of the slot that only this handle owns.
         unsafe { std::slice::from_raw_parts(self.part_ptr(index).as_ptr(), self.part_len(index)) }
     }
 
@@ -98,7 +115,7 @@ impl IoBuf {
     #[inline]
     #[must_use]
     pub fn part_mut(&mut self, index: usize) -> &mut [u8] {
-        // SAFETY: the slot is initialised memory of at least `part_len` bytes that only this handle owns.
+        // SAFETY: `part_len` bytes from there are initialised memory of the slot that only this handle owns.
         unsafe { std::slice::from_raw_parts_mut(self.part_ptr(index).as_ptr(), self.part_len(index)) }
     }
 
@@ -120,7 +137,7 @@ impl IoBuf {
     /// When the range reaches beyond the end.
     #[inline]
     pub fn range(&self, offset: usize, len: usize) -> impl Iterator<Item = &[u8]> {
-        pieces(self.len(), offset, len).map(|piece| &self.part(piece.part)[piece.start..piece.end])
+        self.pieces(offset, len).map(|piece| &self.part(piece.part)[piece.start..piece.end])
     }
 
     /// The whole buffer, when it is one part.
@@ -141,7 +158,7 @@ impl IoBuf {
     #[inline]
     pub fn copy_in(&mut self, offset: usize, bytes: &[u8]) {
         let mut rest = bytes;
-        for piece in pieces(self.len(), offset, bytes.len()) {
+        for piece in self.pieces(offset, bytes.len()) {
             let (now, later) = rest.split_at(piece.end - piece.start);
             self.part_mut(piece.part)[piece.start..piece.end].copy_from_slice(now);
             rest = later;
@@ -167,9 +184,61 @@ impl IoBuf {
     /// # Panics
     /// When they reach beyond the end.
     pub fn fill_zero(&mut self, offset: usize, len: usize) {
-        for piece in pieces(self.len(), offset, len) {
+        for piece in self.pieces(offset, len) {
             self.part_mut(piece.part)[piece.start..piece.end].fill(0);
         }
+    }
+
+    /// Cuts the buffer in two: keeps the first `at` bytes, and hands over the rest. [`Self::join`] undoes it.
+    ///
+    /// # Panics
+    /// When `at` is not a multiple of 4 KiB, or is not inside the buffer.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        assert!(at.is_multiple_of(SMALL_SLOT_SIZE), "buffers are cut at multiples of {SMALL_SLOT_SIZE}, not at {at}");
+        assert!(at > 0 && at < self.len(), "{at} is not inside a buffer of {}", self.len());
+        let cut = self.head as usize + at;
+        let (first, head) = (cut / LARGE_SLOT_SIZE, cut % LARGE_SLOT_SIZE);
+        let mut slots = [0; PARTS_MAX];
+        let taken = &self.slots[first..self.part_count()];
+        slots[..taken.len()].copy_from_slice(taken);
+        if head > 0 {
+            self.pool.share(slots[0]);
+        }
+        // Both are below a MiB.
+        let (at, head) = (u32::try_from(at).unwrap_or(u32::MAX), u32::try_from(head).unwrap_or(u32::MAX));
+        let rest = Self { pool: Rc::clone(&self.pool), len: self.len - at, head, slots };
+        self.len = at;
+        rest
+    }
+
+    /// Makes one buffer of two that were one.
+    ///
+    /// # Errors
+    /// The other buffer, when it does not follow this one in memory they were split from.
+    pub fn join(&mut self, mut rest: Self) -> Result<(), Self> {
+        let (index, head) = (self.end() / LARGE_SLOT_SIZE, self.end() % LARGE_SLOT_SIZE);
+        let parts = rest.part_count();
+        let follows = Rc::ptr_eq(&self.pool, &rest.pool)
+            && !self.is_empty()
+            && rest.head as usize == head
+            && index + parts <= PARTS_MAX
+            && (head == 0 || self.slots[index] == rest.slots[0]);
+        if !follows {
+            return Err(rest);
+        }
+        if head > 0 {
+            self.pool.unshare(rest.slots[0]);
+        }
+        self.slots[index..index + parts].copy_from_slice(&rest.slots[..parts]);
+        self.len += rest.len;
+        // It owns nothing now.
+        (rest.len, rest.head) = (0, 0);
+        Ok(())
+    }
+
+    fn pieces(&self, offset: usize, len: usize) -> impl Iterator<Item = Piece> + use<> {
+        pieces(self.head as usize, self.len(), offset, len)
     }
 }
 
@@ -181,16 +250,17 @@ struct Piece {
 }
 
 #[inline]
-fn pieces(total: usize, offset: usize, len: usize) -> impl Iterator<Item = Piece> {
+fn pieces(head: usize, total: usize, offset: usize, len: usize) -> impl Iterator<Item = Piece> {
     let inside = offset.checked_add(len).is_some_and(|end| end <= total);
     assert!(inside, "{len} bytes from {offset} reach beyond a buffer of {total}");
-    let (mut at, end) = (offset, offset + len);
+    let (mut at, end) = (head + offset, head + offset + len);
     std::iter::from_fn(move || {
         if at == end {
             return None;
         }
-        let (part, start) = (at / LARGE_SLOT_SIZE, at % LARGE_SLOT_SIZE);
-        let taken = (end - at).min(LARGE_SLOT_SIZE - start);
+        let (part, in_slot) = (at / LARGE_SLOT_SIZE, at % LARGE_SLOT_SIZE);
+        let taken = (end - at).min(LARGE_SLOT_SIZE - in_slot);
+        let start = if part == 0 { in_slot - head } else { in_slot };
         at += taken;
         Some(Piece { part, start, end: start + taken })
     })
@@ -201,7 +271,7 @@ impl Drop for IoBuf {
     fn drop(&mut self) {
         // Reversed, so that the next allocation of this size gets the same slots in the same order.
         for slot in self.slots[..self.part_count()].iter().rev() {
-            self.pool.push(*slot);
+            self.pool.release(*slot);
         }
     }
 }
@@ -215,7 +285,7 @@ impl From<DmaBuf> for IoBuf {
         if len == 0 {
             pool.push(slot);
         }
-        Self { pool, len, slots }
+        Self { pool, len, head: 0, slots }
     }
 }
 

@@ -115,6 +115,8 @@ pub(super) struct Inner {
     small: FreeList,
     large: FreeList,
     large_count: u32,
+    /// For each large slot: how many pieces beyond one share it.
+    shares: Box<[Cell<u16>]>,
     freed: Cell<u64>,
 }
 
@@ -157,6 +159,27 @@ impl Inner {
         self.list(slot).push(slot);
         self.freed.set(self.freed.get().wrapping_add(1));
     }
+
+    /// Another piece of a buffer has a part of this slot.
+    pub(super) fn share(&self, slot: u32) {
+        let shares = &self.shares[slot as usize];
+        shares.set(shares.get() + 1);
+    }
+
+    /// Two pieces of a buffer that have parts of this slot are one again.
+    pub(super) fn unshare(&self, slot: u32) {
+        let shares = &self.shares[slot as usize];
+        shares.set(shares.get() - 1);
+    }
+
+    /// A piece of a buffer, or all of it, lets go of a slot.
+    #[inline]
+    pub(super) fn release(&self, slot: u32) {
+        match self.shares.get(slot as usize) {
+            Some(shares) if shares.get() > 0 => shares.set(shares.get() - 1),
+            _ => self.push(slot),
+        }
+    }
 }
 
 /// A handle to a reactor's buffers. Clones share the same slots; it stays on its thread.
@@ -181,6 +204,7 @@ impl DmaPool {
             large: FreeList::new(0..config.large_slots),
             small: FreeList::new(config.large_slots..slots),
             large_count: config.large_slots,
+            shares: vec![Cell::new(0); config.large_slots as usize].into(),
             freed: Cell::new(0),
         };
         Ok(Self { inner: Rc::new(inner) })

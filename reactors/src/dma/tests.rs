@@ -199,3 +199,57 @@ proptest::proptest! {
         proptest::prop_assert!(half == model[len / 2..]);
     }
 }
+
+#[test]
+fn pieces_of_a_buffer_hold_its_bytes_and_join_again() {
+    let pool = pool(1, 3);
+    let len = 2 * LARGE_SLOT_SIZE + 5 * SMALL_SLOT_SIZE;
+    let mut whole = pool.alloc_io(len).unwrap();
+    let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at / SMALL_SLOT_SIZE % 251).unwrap()).collect();
+    whole.copy_in(0, &bytes);
+    let mut pieces = Vec::new();
+    for cut in [3, 32, 29, 1] {
+        let rest = whole.split_off(cut * SMALL_SLOT_SIZE);
+        pieces.push(std::mem::replace(&mut whole, rest));
+    }
+    pieces.push(whole);
+    let mut at = 0;
+    for piece in &mut pieces {
+        assert!(piece.slices().flatten().eq(&bytes[at..at + piece.len()]));
+        let mut found = vec![0; piece.len()];
+        piece.copy_out(0, &mut found);
+        assert_eq!(found, bytes[at..at + piece.len()]);
+        piece.fill_zero(0, 1);
+        at += piece.len();
+    }
+    assert_eq!(at, len);
+    let mut pieces = pieces.into_iter();
+    let mut joined = pieces.next().unwrap();
+    pieces.for_each(|piece| joined.join(piece).unwrap());
+    let mut found = vec![0; len];
+    joined.copy_out(0, &mut found);
+    assert_eq!(found.iter().zip(&bytes).filter(|(found, byte)| found != byte).count(), 4, "block 0 was zero");
+    drop(joined);
+    assert_eq!(pool.usage().large_in_use, 0);
+}
+
+#[test]
+fn a_slot_that_pieces_share_is_free_when_the_last_is_gone() {
+    let pool = pool(1, 1);
+    let mut first = pool.alloc_io(LARGE_SLOT_SIZE).unwrap();
+    let mut second = first.split_off(SMALL_SLOT_SIZE);
+    let third = second.split_off(SMALL_SLOT_SIZE);
+    let third = first.join(third).unwrap_err();
+    drop(first);
+    drop(third);
+    assert_eq!(pool.usage().large_in_use, 1);
+    assert!(second.join(pool.alloc_io(1).unwrap()).is_err());
+    drop(second);
+    assert_eq!(pool.usage().large_in_use, 0);
+}
+
+#[test]
+#[should_panic(expected = "multiples of 4096")]
+fn a_buffer_is_cut_at_blocks() {
+    let _ = pool(1, 1).alloc_io(LARGE_SLOT_SIZE).unwrap().split_off(100);
+}
