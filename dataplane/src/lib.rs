@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod config;
 pub mod device;
 pub mod logs;
+pub mod lvol;
 pub mod metrics;
 pub mod preflight;
 pub mod rpc;

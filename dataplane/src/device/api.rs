@@ -318,6 +318,11 @@ pub trait Device: Send + Sync {
     /// What it is now.
     fn info(&self) -> DeviceInfo;
 
+    /// A second name by which the registry finds it. It may change.
+    fn alias(&self) -> Option<String> {
+        None
+    }
+
     /// A queue for the calling thread. Set-up only: it may block for milliseconds and allocates.
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError>;
 

@@ -54,6 +54,12 @@ pub enum DeviceError {
         /// The name.
         name: String,
     },
+    /// Its store is not open on this reactor.
+    #[error("device {name} cannot be reached from here")]
+    NotHere {
+        /// The device.
+        name: String,
+    },
     /// Somebody uses the device.
     #[error("device {name} is in use by {user}")]
     Claimed {

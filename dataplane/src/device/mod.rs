@@ -19,10 +19,12 @@ pub mod uring;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use api::Geometry;
 pub use api::{
     BlockSize, DONE_MAX, Device, DeviceInfo, Done, Io, IoDone, Lba, Op, OpKind, Operations, Queue,
     QueueContext, Submission,
 };
+pub(crate) use counters::{CounterBook, Meter};
 pub use counters::{DeviceCounters, OpCounters};
 pub use error::DeviceError;
 pub use registry::{Claim, ClaimKind, DeviceRegistry, DeviceSpec, Listed};

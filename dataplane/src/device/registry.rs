@@ -2,7 +2,8 @@
 //!
 //! A device has either one exclusive user or any number of readers. It cannot be removed while it has a user.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -119,12 +120,25 @@ impl Entry {
 #[derive(Default)]
 struct Table {
     entries: BTreeMap<String, Entry>,
+    /// Who has which identity.
+    uuids: HashMap<Uuid, String>,
     next_claim: u64,
 }
 
 impl Table {
     fn entry(&mut self, name: &str) -> Result<&mut Entry, DeviceError> {
-        self.entries.get_mut(name).ok_or_else(|| DeviceError::NotFound { name: name.into() })
+        let name = self.resolve(name);
+        self.entries.get_mut(&*name).ok_or_else(|| DeviceError::NotFound { name: name.into_owned() })
+    }
+
+    /// The name of the device that this is the name or the alias of.
+    fn resolve<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if self.entries.contains_key(name) {
+            return name.into();
+        }
+        let is_it = |entry: &Entry| entry.device.alias().is_some_and(|alias| alias == name);
+        let found = self.entries.iter().find(|(_, entry)| is_it(entry));
+        found.map_or(name.into(), |(own, _)| own.clone().into())
     }
 }
 
@@ -161,10 +175,10 @@ impl DeviceRegistry {
         if table.entries.contains_key(&*info.name) {
             return Err(DeviceError::Exists { name: info.name.to_string() });
         }
-        if let Some((name, _)) = table.entries.iter().find(|(_, entry)| entry.device.info().uuid == info.uuid)
-        {
+        if let Some(name) = table.uuids.get(&info.uuid) {
             return Err(DeviceError::UuidExists { name: name.clone(), uuid: info.uuid });
         }
+        table.uuids.insert(info.uuid, info.name.to_string());
         table.entries.insert(info.name.to_string(), Entry { device, spec, claims: Vec::new() });
         Ok(())
     }
@@ -173,20 +187,22 @@ impl DeviceRegistry {
     pub fn delete(&self, name: &str) -> Result<(), DeviceError> {
         let removed = {
             let mut table = self.table();
-            table.entry(name)?.refuse_conflict(ClaimKind::Exclusive)?;
-            table.entries.remove(name)
+            let name = table.resolve(name).into_owned();
+            table.entry(&name)?.refuse_conflict(ClaimKind::Exclusive)?;
+            table.uuids.retain(|_, other| *other != name);
+            table.entries.remove(&name)
         };
         // Closing may block: not under the lock.
         drop(removed);
         Ok(())
     }
 
-    /// The device of this name.
+    /// The device of this name or alias.
     pub fn get(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError> {
         Ok(Arc::clone(&self.table().entry(name)?.device))
     }
 
-    /// One device with its users.
+    /// One device, by name or alias, with its users.
     pub fn look(&self, name: &str) -> Result<Listed, DeviceError> {
         Ok(listed(self.table().entry(name)?))
     }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::cache::{Stop, Target};
-use super::format::crc32c;
+use super::format::{Layout, crc32c};
 use super::machine::Limits;
 use super::open::{Media, OpenError, load, read_missing};
-use super::state::State;
+use super::state::{Counters, State, VolumeInfo};
 use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 
 /// Something wrong with a store.
@@ -57,6 +57,28 @@ pub struct Report {
     pub used: u64,
     /// What is wrong; empty for a sound store. At most [`FAULTS_MAX`].
     pub faults: Vec<Fault>,
+}
+
+/// What a store holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Contents {
+    /// Identity.
+    pub uuid: uuid::Uuid,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// The last record.
+    pub lsn: Lsn,
+    /// Space.
+    pub counters: Counters,
+    /// Volumes and snapshots.
+    pub volumes: Vec<VolumeInfo>,
+}
+
+/// Reads what a store holds, without its maps.
+pub fn contents(media: &mut impl Media, limits: Limits) -> Result<Contents, OpenError> {
+    let (state, _, _) = load(media, limits)?;
+    let (uuid, layout, lsn) = (state.uuid, state.layout, state.lsn);
+    Ok(Contents { uuid, layout, lsn, counters: state.counters(), volumes: state.infos().collect() })
 }
 
 /// Faults that a report names at most.

@@ -25,7 +25,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-pub use check::{FAULTS_MAX, Fault, Report, check};
+pub use check::{Contents, FAULTS_MAX, Fault, Report, check, contents};
 pub use command::{Command, Control, Event, Failure, Operation};
 pub use machine::{Limits, Store};
 pub use open::{CreateOptions, Media, MediaError, OpenError, create, open};

@@ -195,7 +195,10 @@ impl IoBuf {
     /// When `at` is not a multiple of 4 KiB, or is not inside the buffer.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
-        assert!(at.is_multiple_of(SMALL_SLOT_SIZE), "buffers are cut at multiples of {SMALL_SLOT_SIZE}, not at {at}");
+        assert!(
+            at.is_multiple_of(SMALL_SLOT_SIZE),
+            "buffers are cut at multiples of {SMALL_SLOT_SIZE}, not at {at}"
+        );
         assert!(at > 0 && at < self.len(), "{at} is not inside a buffer of {}", self.len());
         let cut = self.head as usize + at;
         let (first, head) = (cut / LARGE_SLOT_SIZE, cut % LARGE_SLOT_SIZE);

@@ -24,7 +24,7 @@ pub use checkpoint::{
 };
 pub use log::{LogBlock, LogHeader, MapEntry, Record, Records};
 pub use page::{COUNTS_PER_PAGE, CountsPage, FANOUT, FANOUT_SHIFT, MapPage};
-pub use superblock::{Layout, SuperblockV1, VERSION};
+pub use superblock::{Layout, STORE_NAME_BYTES, SuperblockV1, VERSION};
 
 /// A block's worth of bytes.
 pub type Bytes = [u8; BLOCK_BYTES];

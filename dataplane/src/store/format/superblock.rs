@@ -29,9 +29,14 @@ pub struct SuperblockV1 {
     blocks: U64,
     volumes: U64,
     log_blocks: U64,
-    reserved: [u8; BLOCK_BYTES - 64],
+    /// UTF-8, zeroes after it; all zeroes for none. Within the first sector, so that no device tears a change of it.
+    name: [u8; STORE_NAME_BYTES],
+    reserved: [u8; BLOCK_BYTES - 128],
 }
 const _: () = assert!(size_of::<SuperblockV1>() == BLOCK_BYTES);
+
+/// Bytes of a store's name at most.
+pub const STORE_NAME_BYTES: usize = 64;
 
 /// Where everything lies. A function of three numbers that the superblock holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,7 +137,8 @@ impl SuperblockV1 {
             blocks: layout.blocks.into(),
             volumes: u64::from(layout.volumes).into(),
             log_blocks: layout.log_blocks.into(),
-            reserved: [0; BLOCK_BYTES - 64],
+            name: [0; STORE_NAME_BYTES],
+            reserved: [0; BLOCK_BYTES - 128],
         };
         let mut bytes = Box::new([0; BLOCK_BYTES]);
         bytes.copy_from_slice(superblock.as_bytes());
@@ -159,5 +165,23 @@ impl SuperblockV1 {
         })?;
         let layout = Layout { blocks: this.blocks.get(), volumes, log_blocks: this.log_blocks.get() };
         Ok((Uuid::from_bytes(this.uuid), layout.validated()?))
+    }
+
+    /// The name of a store; empty when it has none.
+    pub fn name(bytes: &Bytes) -> &str {
+        let at = offset_of!(Self, name);
+        let name = &bytes[at..at + STORE_NAME_BYTES];
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        std::str::from_utf8(&name[..end]).unwrap_or_default()
+    }
+
+    /// Gives a superblock another name; `None` when it does not fit.
+    pub fn rename(bytes: &mut Bytes, name: &str) -> Option<()> {
+        let at = offset_of!(Self, name);
+        let place = &mut bytes[at..at + STORE_NAME_BYTES];
+        place.fill(0);
+        place.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        seal(bytes, offset_of!(Self, crc));
+        Some(())
     }
 }

@@ -1,0 +1,401 @@
+//! One reactor's commands on a store, with their data, and its queue of the base device.
+//!
+//! Data never leaves its reactor: whichever reactor's machine decides where a block lies, the block moves between the
+//! host's buffer and the device through the queue that this reactor has. A buffer whose blocks lie in several places is cut
+//! at blocks, moved in pieces, and joined again: nothing is copied.
+//!
+//! Invariants: a slot is free, or belongs to one I/O of one volume queue that has not been handed back. The pieces of a
+//! slot, in order, and what is left of its buffer are the whole buffer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use nvme::{Lba, Status};
+use reactors::{Clock, IoBuf, Timestamp};
+
+use super::order::{Move, Moved, Order, Sums, Way};
+use super::status::status;
+use crate::device::{Done, Io, IoDone, Meter, Op, OpKind, Queue, Submission};
+use crate::store::format::crc32c;
+use crate::store::{BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Failure, VolumeBlock, VolumeId};
+
+/// I/Os of a reactor on one store at a time, over all of its volumes.
+pub(super) const SLOTS: usize = 512;
+/// Requests that the base device's queue is asked to hold: each I/O has one when nothing is fragmented.
+pub(super) const BASE_DEPTH: u32 = 1024;
+/// Base I/Os with this bit in their tag are the owner's, and not data.
+pub(super) const META: u64 = 1 << 63;
+
+struct Piece {
+    what: Move,
+    buffer: Option<IoBuf>,
+}
+
+struct Slot {
+    queue: u32,
+    tag: u64,
+    kind: OpKind,
+    bytes: u64,
+    started: Timestamp,
+    /// What no move has taken yet.
+    rest: Option<IoBuf>,
+    /// In the order of their offsets.
+    pieces: Vec<Piece>,
+    /// Of an unmap that takes several commands: the volume, and what comes after the command under way.
+    left: Option<(VolumeId, u64, u64)>,
+    fua: bool,
+}
+
+/// One volume queue's end of a lane.
+struct Outbox {
+    done: VecDeque<IoDone>,
+    in_flight: usize,
+    meter: Meter,
+    /// Not dropped yet.
+    live: bool,
+}
+
+/// What the base device finished.
+pub(super) enum Finished {
+    Data(Moved),
+    /// A request of the owner, by its number.
+    Meta(u32, bool, Option<IoBuf>),
+}
+
+/// See the module.
+pub(super) struct Lane {
+    base: Box<dyn Queue>,
+    /// Base-two logarithm of the base device's blocks in one of ours.
+    shift: u8,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    sums: Arc<Sums>,
+    outboxes: Vec<Outbox>,
+    free_outboxes: Vec<u32>,
+    /// What the base device's queue had no room for.
+    backlog: VecDeque<Io>,
+    /// Slots whose unmap goes on.
+    steps: VecDeque<u32>,
+    done: Box<Done>,
+    clock: Clock,
+    batch_start: Option<Timestamp>,
+}
+
+impl Lane {
+    pub(super) fn new(base: Box<dyn Queue>, shift: u8) -> Self {
+        let slot = |_| Slot {
+            queue: 0,
+            tag: 0,
+            kind: OpKind::Flush,
+            bytes: 0,
+            started: Timestamp::default(),
+            rest: None,
+            pieces: Vec::with_capacity(1),
+            left: None,
+            fua: false,
+        };
+        Self {
+            base,
+            shift,
+            slots: (0..SLOTS).map(slot).collect(),
+            free: (0..u32::try_from(SLOTS).unwrap_or(u32::MAX)).rev().collect(),
+            sums: Arc::new(Sums::new(SLOTS)),
+            outboxes: Vec::new(),
+            free_outboxes: Vec::new(),
+            backlog: VecDeque::with_capacity(SLOTS),
+            steps: VecDeque::with_capacity(SLOTS),
+            done: Box::default(),
+            clock: Clock::new(),
+            batch_start: None,
+        }
+    }
+
+    pub(super) fn sums(&self) -> &Arc<Sums> {
+        &self.sums
+    }
+
+    pub(super) fn base(&self) -> &dyn Queue {
+        &*self.base
+    }
+
+    // Volume queues
+
+    pub(super) fn open_queue(&mut self, meter: Meter) -> u32 {
+        let outbox = Outbox { done: VecDeque::new(), in_flight: 0, meter, live: true };
+        match self.free_outboxes.pop() {
+            Some(index) => {
+                self.outboxes[index as usize] = outbox;
+                index
+            }
+            None => {
+                self.outboxes.push(outbox);
+                u32::try_from(self.outboxes.len() - 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    /// The queue is gone: what it still has under way ends here.
+    pub(super) fn close_queue(&mut self, queue: u32) {
+        let outbox = &mut self.outboxes[queue as usize];
+        outbox.live = false;
+        outbox.done.clear();
+        if outbox.in_flight == 0 {
+            self.free_outboxes.push(queue);
+        }
+    }
+
+    /// I/Os of a queue that were accepted and not handed over yet.
+    pub(super) fn in_flight(&self, queue: u32) -> usize {
+        let outbox = &self.outboxes[queue as usize];
+        outbox.in_flight + outbox.done.len()
+    }
+
+    pub(super) fn has_done(&self, queue: u32) -> bool {
+        !self.outboxes[queue as usize].done.is_empty()
+    }
+
+    pub(super) fn take_done(&mut self, queue: u32, into: &mut Done) {
+        let outbox = &mut self.outboxes[queue as usize];
+        let count = outbox.done.len().min(into.room());
+        outbox.done.drain(..count).for_each(|done| into.push(done));
+    }
+
+    /// Counts an I/O that was refused.
+    pub(super) fn refused(&self, queue: u32, kind: OpKind) {
+        self.outboxes[queue as usize].meter.failed(kind);
+    }
+
+    /// A slot for an I/O within its volume, and its first command. The I/O itself when all slots are taken.
+    pub(super) fn admit(&mut self, queue: u32, volume: VolumeId, io: Io) -> Result<(u32, Order), Io> {
+        let Some(index) = self.free.pop() else { return Err(io) };
+        let Io { tag, op } = io;
+        let started = *self.batch_start.get_or_insert_with(|| self.clock.now());
+        let slot = &mut self.slots[index as usize];
+        (slot.queue, slot.tag, slot.kind, slot.started, slot.left, slot.bytes) =
+            (queue, tag, op.kind(), started, None, 0);
+        self.outboxes[queue as usize].in_flight += 1;
+        let order = match op {
+            Op::Read { lba, buffer } => {
+                let (at, blocks) = (VolumeBlock(lba.get()), blocks_of(buffer.len()));
+                (slot.bytes, slot.rest) = (buffer.len() as u64, Some(buffer));
+                Order::Read { volume, at, blocks }
+            }
+            Op::Write { lba, buffer, fua } => {
+                let (at, blocks) = (VolumeBlock(lba.get()), blocks_of(buffer.len()));
+                self.sums.set(index, 0, checksums(&buffer));
+                (slot.bytes, slot.rest) = (buffer.len() as u64, Some(buffer));
+                Order::Write { volume, at, blocks, fua }
+            }
+            Op::Flush => Order::Flush,
+            Op::WriteZeroes { lba, blocks, fua, .. } => self.unmap(index, volume, lba, blocks, fua),
+            Op::Deallocate { lba, blocks } => self.unmap(index, volume, lba, blocks, false),
+        };
+        Ok((index, order))
+    }
+
+    fn unmap(&mut self, index: u32, volume: VolumeId, lba: Lba, blocks: u32, fua: bool) -> Order {
+        let slot = &mut self.slots[index as usize];
+        slot.bytes = u64::from(blocks) * BLOCK_BYTES as u64;
+        slot.fua = fua;
+        slot.left = Some((volume, lba.get(), u64::from(blocks)));
+        // There is a block, so there is a step.
+        self.next_step(index).unwrap_or(Order::Flush)
+    }
+
+    /// The next command of an unmap: up to the end of a leaf of the map. Durable with the last.
+    fn next_step(&mut self, index: u32) -> Option<Order> {
+        let slot = &mut self.slots[index as usize];
+        let (volume, at, left) = slot.left.take().filter(|(.., left)| *left > 0)?;
+        let unit = u64::from(COMMAND_BLOCKS_MAX);
+        let blocks = left.min(unit - at % unit);
+        slot.left = (blocks < left).then_some((volume, at + blocks, left - blocks));
+        let fua = slot.fua && slot.left.is_none();
+        let blocks = u32::try_from(blocks).unwrap_or(COMMAND_BLOCKS_MAX);
+        Some(Order::Unmap { volume, at: VolumeBlock(at), blocks, fua })
+    }
+
+    /// A command that goes on where an unmap left off.
+    pub(super) fn take_step(&mut self) -> Option<(u32, Order)> {
+        let index = self.steps.pop_front()?;
+        let order = self.next_step(index)?;
+        Some((index, order))
+    }
+
+    pub(super) fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    // Data
+
+    /// Starts a move. What it ends with, if it is done at once.
+    pub(super) fn start(&mut self, what: Move) -> Option<Finished> {
+        let slot = &mut self.slots[what.slot as usize];
+        let mut buffer = slot.rest.take()?;
+        let bytes = what.blocks as usize * BLOCK_BYTES;
+        if bytes < buffer.len() {
+            slot.rest = Some(buffer.split_off(bytes));
+        }
+        let number = slot.pieces.len() as u64;
+        slot.pieces.push(Piece { what, buffer: None });
+        let op = match what.way {
+            Way::Zero => {
+                buffer.fill_zero(0, bytes);
+                slot.pieces[to_index(number)].buffer = Some(buffer);
+                return None;
+            }
+            Way::Read(block) => Op::Read { lba: self.lba(block), buffer },
+            Way::Write(block) => Op::Write { lba: self.lba(block), buffer, fua: false },
+        };
+        self.submit(Io { tag: number << 32 | u64::from(what.slot), op })
+    }
+
+    /// Where a block lies on the base device.
+    pub(super) fn lba(&self, block: Block) -> Lba {
+        Lba(block.0 << self.shift)
+    }
+
+    /// Hands an I/O to the base device, now or later. What it ends with, if it is done at once.
+    pub(super) fn submit(&mut self, io: Io) -> Option<Finished> {
+        if !self.backlog.is_empty() {
+            self.backlog.push_back(io);
+            return None;
+        }
+        match self.base.submit(io) {
+            Submission::Done(done) => Some(self.finished(done)),
+            Submission::Queued => None,
+            Submission::Busy(io) => {
+                self.backlog.push_back(io);
+                None
+            }
+        }
+    }
+
+    fn finished(&mut self, done: IoDone) -> Finished {
+        let IoDone { tag, status, buffer } = done;
+        let low = to_index(tag & u64::from(u32::MAX));
+        if tag & META != 0 {
+            return Finished::Meta(u32::try_from(low).unwrap_or(u32::MAX), status.is_success(), buffer);
+        }
+        let piece = &mut self.slots[low].pieces[to_index(tag >> 32)];
+        let (what, ok) = (piece.what, status.is_success());
+        if let (Way::Read(_), true, Some(buffer)) = (what.way, ok, &buffer) {
+            self.sums.set(what.slot, what.offset, checksums(buffer));
+        }
+        piece.buffer = buffer;
+        Finished::Data(Moved { what, ok })
+    }
+
+    /// Hands what the base device finished to `sink`. Whether there was anything.
+    pub(super) fn collect(&mut self, sink: &mut Vec<Finished>) -> bool {
+        let before = sink.len();
+        if self.base.in_flight() > 0 {
+            let mut done = std::mem::take(&mut self.done);
+            self.base.poll(&mut done);
+            sink.extend(done.drain().map(|done| self.finished(done)));
+            self.done = done;
+        }
+        while let Some(io) = self.backlog.pop_front() {
+            match self.base.submit(io) {
+                Submission::Done(done) => {
+                    let finished = self.finished(done);
+                    sink.push(finished);
+                }
+                Submission::Queued => {}
+                Submission::Busy(io) => {
+                    self.backlog.push_front(io);
+                    break;
+                }
+            }
+        }
+        sink.len() > before
+    }
+
+    pub(super) fn kick(&mut self) {
+        self.batch_start = None;
+        self.base.kick();
+    }
+
+    // Ends
+
+    /// A command is done. An unmap may go on.
+    pub(super) fn done(&mut self, index: u32, result: Result<(), Failure>) {
+        if result.is_ok() && self.slots[index as usize].left.is_some() {
+            self.steps.push_back(index);
+            return;
+        }
+        let kind = self.slots[index as usize].kind;
+        self.end(index, result.map_or_else(|failure| status(failure, kind), |()| Status::SUCCESS));
+    }
+
+    fn end(&mut self, index: u32, status: Status) {
+        let slot = &mut self.slots[index as usize];
+        let buffer = slot.joined();
+        let outbox = &mut self.outboxes[slot.queue as usize];
+        outbox.in_flight -= 1;
+        if status.is_success() {
+            outbox.meter.done(slot.kind, slot.bytes);
+            let now = *self.batch_start.get_or_insert_with(|| self.clock.now());
+            let took = now.saturating_since(slot.started).as_nanos();
+            outbox.meter.took(slot.kind, u64::try_from(took).unwrap_or(u64::MAX));
+        } else {
+            outbox.meter.failed(slot.kind);
+        }
+        if outbox.live {
+            outbox.done.push_back(IoDone { tag: slot.tag, status, buffer });
+        } else if outbox.in_flight == 0 {
+            self.free_outboxes.push(slot.queue);
+        }
+        self.free.push(index);
+    }
+
+    /// Ends everything: the store is out of reach. What the base device still has ends with the lane.
+    pub(super) fn end_all(&mut self, status: Status) {
+        self.steps.clear();
+        let free: std::collections::HashSet<u32> = self.free.iter().copied().collect();
+        let taken = (0..u32::try_from(SLOTS).unwrap_or(u32::MAX)).filter(|index| !free.contains(index));
+        for index in taken.collect::<Vec<_>>() {
+            let moving = self.slots[index as usize].pieces.iter().any(|piece| piece.buffer.is_none());
+            if !moving {
+                self.end(index, status);
+            }
+        }
+    }
+
+    /// Whether no I/O is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.free.len() == SLOTS
+    }
+
+    /// Whether sleeping is right, as far as the base device goes.
+    pub(super) fn before_sleep(&mut self) -> bool {
+        self.backlog.is_empty() && self.steps.is_empty() && self.base.before_sleep()
+    }
+}
+
+impl Slot {
+    /// The whole buffer, from its pieces.
+    fn joined(&mut self) -> Option<IoBuf> {
+        let mut pieces = self.pieces.drain(..).filter_map(|piece| piece.buffer).chain(self.rest.take());
+        let mut whole = pieces.next()?;
+        for piece in pieces {
+            // What does not follow was not cut from this buffer; every piece was.
+            assert!(whole.join(piece).is_ok());
+        }
+        Some(whole)
+    }
+}
+
+fn blocks_of(bytes: usize) -> u32 {
+    u32::try_from(bytes / BLOCK_BYTES).unwrap_or(u32::MAX)
+}
+
+/// CRC32C of each block of a buffer. Parts of a buffer begin and end at blocks.
+fn checksums(buffer: &IoBuf) -> impl Iterator<Item = u32> {
+    buffer.slices().flat_map(|part| part.chunks_exact(BLOCK_BYTES).map(crc32c))
+}
+
+/// Numbers of slots and pieces.
+#[expect(clippy::cast_possible_truncation, reason = "they are 32 bits wide")]
+fn to_index(number: u64) -> usize {
+    number as usize
+}

@@ -1,0 +1,548 @@
+//! The stores of a process: made, opened, changed and closed. Everything here blocks, and must not be called on a reactor.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reactors::ReactorHandle;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::install::Installed;
+use super::media::DeviceMedia;
+use super::signature::content;
+use super::volume::VolumeDevice;
+use crate::device::{Claim, ClaimKind, Device, DeviceError, DeviceRegistry};
+use crate::store::format::{Bytes, FormatError, STORE_NAME_BYTES, SuperblockV1};
+use crate::store::{
+    self, BLOCK_BYTES, Block, Control, Counters, CreateOptions, Failure, Limits, Media, OpenError, VolumeId,
+    VolumeInfo, VolumeKind,
+};
+
+/// Commands of a store at a time, over all reactors.
+const COMMANDS_MAX: usize = 1024;
+/// Blocks of a device for each entry of the volume table: a table of 4,096 for 64 GiB.
+const BLOCKS_PER_VOLUME: u64 = 4096;
+/// The smallest and the largest table that are made unless asked for.
+const VOLUMES: std::ops::RangeInclusive<u64> = 256..=16_384;
+
+/// How a store is made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreateStore {
+    /// The device.
+    pub device: String,
+    /// The store's name.
+    pub name: String,
+    /// Its identity; random by default.
+    pub uuid: Option<Uuid>,
+    /// Volumes, snapshots and clones at most; by the size of the device by default.
+    pub volumes_max: Option<u32>,
+    /// Make it even where something is.
+    pub force: bool,
+}
+
+/// A store and its space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreSummary {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// The device it is on.
+    pub device: String,
+    /// Space, in blocks of 4 KiB.
+    pub counters: Counters,
+    /// Whether metadata could not be written, so that it only reads until it is opened again.
+    pub stopped: bool,
+}
+
+/// A volume or snapshot with its store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Volume {
+    /// What it is.
+    pub info: VolumeInfo,
+    /// Name of its store.
+    pub store: String,
+    /// Identity of its store.
+    pub store_uuid: Uuid,
+    /// Name of what it was made from, while that exists.
+    pub origin: Option<String>,
+}
+
+impl Volume {
+    /// The name people use: `store/volume`.
+    pub fn alias(&self) -> String {
+        format!("{}/{}", self.store, self.info.name)
+    }
+}
+
+/// An open store.
+pub struct OpenStore {
+    number: u64,
+    uuid: Uuid,
+    name: Mutex<String>,
+    base: Arc<dyn Device>,
+    /// Given back when it is closed.
+    claim: Mutex<Option<Claim>>,
+    installed: Mutex<Option<Installed>>,
+    volumes: Mutex<BTreeMap<u32, Arc<VolumeDevice>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl OpenStore {
+    /// Its name.
+    pub fn name(&self) -> String {
+        locked(&self.name).clone()
+    }
+
+    /// Its identity.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Name of the device it is on.
+    pub fn device(&self) -> String {
+        self.base.info().name.to_string()
+    }
+
+    /// Names of its volumes as devices.
+    pub fn volume_devices(&self) -> Vec<String> {
+        locked(&self.volumes).values().map(|volume| volume.info().name.to_string()).collect()
+    }
+
+    fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&store::Store) -> R + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let installed = locked(&self.installed);
+        let installed = installed.as_ref().ok_or_else(|| StoreError::NoStore { name: self.name() })?;
+        let answer = installed.on_owner(move |engine| question(engine.store()))?.wait()?;
+        answer.ok_or_else(|| StoreError::NoStore { name: self.name() })
+    }
+
+    fn control(&self, control: Control) -> Result<Option<VolumeId>, StoreError> {
+        let installed = locked(&self.installed);
+        let installed = installed.as_ref().ok_or_else(|| StoreError::NoStore { name: self.name() })?;
+        Ok(installed.control(control)??)
+    }
+
+    fn info(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
+        Ok(self.ask(move |store| store.volume(id))?.ok_or(Failure::NoVolume)?)
+    }
+
+    /// Its space.
+    ///
+    /// # Errors
+    /// When it is closed meanwhile.
+    pub fn summary(&self) -> Result<StoreSummary, StoreError> {
+        let (counters, stopped) = self.ask(|store| (store.counters(), store.is_stopped()))?;
+        Ok(StoreSummary { name: self.name(), uuid: self.uuid, device: self.device(), counters, stopped })
+    }
+
+    /// Its volumes and snapshots.
+    ///
+    /// # Errors
+    /// When it is closed meanwhile.
+    pub fn volumes(&self) -> Result<Vec<Volume>, StoreError> {
+        let infos = self.ask(|store| store.volumes().collect::<Vec<_>>())?;
+        let names: BTreeMap<u32, String> = infos.iter().map(|info| (info.id.0, info.name.clone())).collect();
+        let (store, store_uuid) = (self.name(), self.uuid);
+        let volume = |info: VolumeInfo| {
+            let origin = info.origin.and_then(|origin| names.get(&origin.0).cloned());
+            Volume { info, store: store.clone(), store_uuid, origin }
+        };
+        Ok(infos.into_iter().map(volume).collect())
+    }
+}
+
+/// The stores of a process.
+pub struct StoreSet {
+    devices: DeviceRegistry,
+    reactors: Vec<ReactorHandle>,
+    open: Mutex<Vec<Arc<OpenStore>>>,
+    opened: AtomicU64,
+}
+
+impl StoreSet {
+    /// No stores; those to come use `devices` and run on `reactors`.
+    pub fn new(devices: DeviceRegistry, reactors: Vec<ReactorHandle>) -> Self {
+        Self { devices, reactors, open: Mutex::default(), opened: AtomicU64::new(0) }
+    }
+
+    /// The open stores, in the order in which they were opened.
+    pub fn list(&self) -> Vec<Arc<OpenStore>> {
+        locked(&self.open).clone()
+    }
+
+    /// The store of this name or UUID.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, name: &str) -> Result<Arc<OpenStore>, StoreError> {
+        let uuid = Uuid::try_parse(name).ok();
+        let is_it = |store: &&Arc<OpenStore>| store.name() == name || Some(store.uuid) == uuid;
+        let missing = || StoreError::NoStore { name: name.into() };
+        locked(&self.open).iter().find(is_it).cloned().ok_or_else(missing)
+    }
+
+    /// The store on this device.
+    pub fn on_device(&self, device: &str) -> Option<Arc<OpenStore>> {
+        locked(&self.open).iter().find(|store| store.device() == device).cloned()
+    }
+
+    /// A volume by its UUID or by `store/volume`, and its store.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_volume(&self, name: &str) -> Result<(Arc<OpenStore>, Volume), StoreError> {
+        let missing = || StoreError::NoVolume { name: name.into() };
+        let device = self.devices.get(name).map_err(|_| missing())?.info();
+        for store in self.list() {
+            let found = store.volumes()?.into_iter().find(|volume| volume.info.uuid == device.uuid);
+            if let Some(volume) = found {
+                return Ok((store, volume));
+            }
+        }
+        Err(missing())
+    }
+
+    // Stores
+
+    /// Makes a store and opens it. Data on the device is lost.
+    ///
+    /// # Errors
+    /// When the device is used or holds something, the name is taken, or the device fails.
+    pub fn create(&self, options: &CreateStore) -> Result<Arc<OpenStore>, StoreError> {
+        check_name(&options.name)?;
+        self.refuse_name(&options.name)?;
+        let claim = self.claim(&options.device)?;
+        let mut media = DeviceMedia::open(claim.device().as_ref())?;
+        if !options.force
+            && let Some(content) = content(&mut media)?
+        {
+            return Err(StoreError::Holds { content });
+        }
+        let blocks = media.blocks();
+        let by_size = (blocks / BLOCKS_PER_VOLUME).clamp(*VOLUMES.start(), *VOLUMES.end());
+        let create = CreateOptions {
+            uuid: options.uuid.unwrap_or_else(Uuid::new_v4),
+            volumes: options.volumes_max.unwrap_or(u32::try_from(by_size).unwrap_or(u32::MAX)),
+            log_blocks: None,
+            force: true,
+        };
+        store::create(&mut media, &create)?;
+        write_name(&mut media, &options.name)?;
+        self.open_claimed(claim, media)
+    }
+
+    /// Opens the store on a device, if it holds one.
+    ///
+    /// # Errors
+    /// When there is one that cannot be opened.
+    pub fn examine(&self, device: &str) -> Result<Option<Arc<OpenStore>>, StoreError> {
+        match self.open(device) {
+            Ok(store) => Ok(Some(store)),
+            Err(StoreError::NotAStore { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the store on a device; one that is open already is given.
+    ///
+    /// # Errors
+    /// When it holds none, or one that cannot be opened.
+    pub fn open(&self, device: &str) -> Result<Arc<OpenStore>, StoreError> {
+        if let Some(store) = self.on_device(device) {
+            return Ok(store);
+        }
+        let claim = self.claim(device)?;
+        let media = match DeviceMedia::open(claim.device().as_ref()) {
+            Err(super::MediaOpenError::Small { .. }) => {
+                return Err(StoreError::NotAStore { device: device.into() });
+            }
+            media => media?,
+        };
+        self.open_claimed(claim, media)
+    }
+
+    fn open_claimed(&self, claim: Claim, mut media: DeviceMedia) -> Result<Arc<OpenStore>, StoreError> {
+        let device = claim.device().info().name.to_string();
+        let limits = Limits { commands: COMMANDS_MAX, ..Limits::default() };
+        let store = store::open(&mut media, limits).map_err(|error| match error {
+            OpenError::Superblock(FormatError::Magic { .. }) => StoreError::NotAStore { device },
+            error => error.into(),
+        })?;
+        let uuid = store.uuid();
+        let found = read_name(&mut media)?;
+        drop(media);
+        let mut name = if found.is_empty() { uuid.to_string() } else { found };
+        if self.refuse_name(&name).is_err() {
+            // A copy of a device, most likely. It can be reached, and renamed.
+            name = uuid.to_string();
+            self.refuse_name(&name)?;
+        }
+        let number = self.opened.fetch_add(1, Relaxed);
+        let reactors = self.reactors_for(number);
+        let infos: Vec<VolumeInfo> = store.volumes().collect();
+        let installed = Installed::new(number, &name, store, claim.device(), &reactors)?;
+        let open = Arc::new(OpenStore {
+            number,
+            uuid,
+            name: Mutex::new(name),
+            base: Arc::clone(claim.device()),
+            claim: Mutex::new(Some(claim)),
+            installed: Mutex::new(Some(installed)),
+            volumes: Mutex::default(),
+        });
+        for info in &infos {
+            if let Err(error) = self.add_device(&open, info) {
+                tracing::error!(volume = info.name, %error, "a volume is not served");
+            }
+        }
+        locked(&self.open).push(Arc::clone(&open));
+        tracing::info!(store = open.name(), device = open.device(), volumes = infos.len(), "store open");
+        Ok(open)
+    }
+
+    /// All reactors, the owner of the store with this number first: they take turns.
+    fn reactors_for(&self, number: u64) -> Vec<ReactorHandle> {
+        let mut reactors = self.reactors.clone();
+        let count = reactors.len().max(1) as u64;
+        reactors.rotate_left(usize::try_from(number % count).unwrap_or(0));
+        reactors
+    }
+
+    /// Closes a store, with everything on the media. Nothing uses its volumes; what is on the device stays.
+    ///
+    /// # Errors
+    /// When a volume is in use: then it stays open.
+    pub fn close(&self, store: &Arc<OpenStore>) -> Result<(), StoreError> {
+        self.take_off(store)?;
+        drop(locked(&store.claim).take());
+        Ok(())
+    }
+
+    /// Closes a store, and keeps the device for it.
+    fn take_off(&self, store: &Arc<OpenStore>) -> Result<(), StoreError> {
+        for name in store.volume_devices() {
+            self.refuse_used(&name)?;
+        }
+        for name in store.volume_devices() {
+            self.devices.delete(&name)?;
+        }
+        locked(&store.volumes).clear();
+        locked(&self.open).retain(|other| other.number != store.number);
+        let installed = locked(&store.installed).take();
+        installed.map_or(Ok(()), Installed::close)
+    }
+
+    /// Closes a store and makes the device forget it. Its volumes are lost.
+    ///
+    /// # Errors
+    /// When a volume is in use, or the device fails.
+    pub fn destroy(&self, store: &Arc<OpenStore>) -> Result<(), StoreError> {
+        self.take_off(store)?;
+        let _claim = locked(&store.claim).take();
+        let mut media = DeviceMedia::open(store.base.as_ref())?;
+        for block in superblocks(&mut media)? {
+            media.write(block, &[0; BLOCK_BYTES])?;
+        }
+        Ok(media.flush()?)
+    }
+
+    /// Gives a store another name.
+    ///
+    /// # Errors
+    /// When it is taken or none, or the device fails.
+    pub fn rename(&self, store: &Arc<OpenStore>, name: &str) -> Result<(), StoreError> {
+        check_name(name)?;
+        if store.name() == name {
+            return Ok(());
+        }
+        self.refuse_name(name)?;
+        let mut media = DeviceMedia::open(store.base.as_ref())?;
+        write_name(&mut media, name)?;
+        name.clone_into(&mut locked(&store.name));
+        for volume in store.volumes()? {
+            store.set_alias(&volume);
+        }
+        Ok(())
+    }
+
+    fn refuse_name(&self, name: &str) -> Result<(), StoreError> {
+        match self.find(name) {
+            Ok(_) => Err(StoreError::StoreExists { name: name.into() }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn claim(&self, device: &str) -> Result<Claim, DeviceError> {
+        self.devices.claim(device, ClaimKind::Exclusive, "a store")
+    }
+
+    fn refuse_used(&self, device: &str) -> Result<(), StoreError> {
+        match self.devices.look(device)?.users.into_iter().next() {
+            Some(user) => Err(StoreError::InUse { name: device.into(), user }),
+            None => Ok(()),
+        }
+    }
+
+    // Volumes
+
+    fn add_device(&self, store: &OpenStore, info: &VolumeInfo) -> Result<(), DeviceError> {
+        let device = Arc::new(VolumeDevice::new(store.number, &store.name(), info));
+        self.devices.add(Arc::clone(&device) as Arc<dyn Device>)?;
+        locked(&store.volumes).insert(info.id.0, device);
+        Ok(())
+    }
+
+    /// Makes a volume or a copy, and a device of it.
+    fn make(&self, store: &Arc<OpenStore>, control: Control) -> Result<VolumeInfo, StoreError> {
+        let id = store.control(control)?.ok_or(Failure::NoVolume)?;
+        let info = store.info(id)?;
+        if let Err(error) = self.add_device(store, &info) {
+            store.control(Control::Delete { volume: id })?;
+            return Err(error.into());
+        }
+        Ok(info)
+    }
+
+    /// Makes a volume of `blocks` blocks of 4 KiB, which reads as zeroes.
+    ///
+    /// # Errors
+    /// When the name is taken or none, the size out of range, or the store full.
+    pub fn create_volume(
+        &self,
+        store: &Arc<OpenStore>,
+        name: &str,
+        blocks: u64,
+        uuid: Option<Uuid>,
+    ) -> Result<VolumeInfo, StoreError> {
+        check_name(name)?;
+        let uuid = uuid.unwrap_or_else(Uuid::new_v4);
+        self.make(store, Control::Create { name: name.into(), uuid, blocks })
+    }
+
+    /// Makes a snapshot or a clone of a volume or snapshot.
+    ///
+    /// # Errors
+    /// When the name is taken or none, or the store full.
+    pub fn copy_volume(&self, origin: &str, name: &str, kind: VolumeKind) -> Result<VolumeInfo, StoreError> {
+        check_name(name)?;
+        let (store, volume) = self.find_volume(origin)?;
+        let control = Control::Copy { origin: volume.info.id, name: name.into(), uuid: Uuid::new_v4(), kind };
+        self.make(&store, control)
+    }
+
+    /// Deletes a volume or snapshot. Its space returns in steps.
+    ///
+    /// # Errors
+    /// When there is none, or it is in use.
+    pub fn delete_volume(&self, name: &str) -> Result<(), StoreError> {
+        let (store, volume) = self.find_volume(name)?;
+        let device = volume.info.uuid.to_string();
+        self.refuse_used(&device)?;
+        self.devices.delete(&device)?;
+        locked(&store.volumes).remove(&volume.info.id.0);
+        store.control(Control::Delete { volume: volume.info.id })?;
+        Ok(())
+    }
+
+    /// Gives a volume another size, in blocks of 4 KiB. What lies beyond a smaller one is lost.
+    ///
+    /// # Errors
+    /// When there is none, or the size is out of range.
+    pub fn resize_volume(&self, name: &str, blocks: u64) -> Result<VolumeInfo, StoreError> {
+        let (store, volume) = self.find_volume(name)?;
+        store.control(Control::Resize { volume: volume.info.id, blocks })?;
+        store.changed(volume.info.id)
+    }
+
+    /// Makes a volume hold again what a snapshot holds.
+    ///
+    /// # Errors
+    /// When there is no such volume or snapshot in the same store.
+    pub fn roll_back(&self, name: &str, snapshot: &str) -> Result<VolumeInfo, StoreError> {
+        let (store, volume) = self.find_volume(name)?;
+        let (other, snapshot) = self.find_volume(snapshot)?;
+        if store.number != other.number {
+            return Err(StoreError::NoVolume { name: snapshot.alias() });
+        }
+        store.control(Control::Rollback { volume: volume.info.id, snapshot: snapshot.info.id })?;
+        store.changed(volume.info.id)
+    }
+
+    /// Gives a volume another name.
+    ///
+    /// # Errors
+    /// When there is none, or the name is taken or none.
+    pub fn rename_volume(&self, old: &str, new: &str) -> Result<(), StoreError> {
+        check_name(new)?;
+        let (store, mut volume) = self.find_volume(old)?;
+        if volume.info.name == new {
+            return Ok(());
+        }
+        store.control(Control::Rename { volume: volume.info.id, name: new.into() })?;
+        new.clone_into(&mut volume.info.name);
+        store.set_alias(&volume);
+        Ok(())
+    }
+}
+
+impl OpenStore {
+    /// A volume's size may have changed.
+    fn changed(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
+        let info = self.info(id)?;
+        if let Some(device) = locked(&self.volumes).get(&id.0) {
+            device.set_blocks(info.blocks);
+        }
+        Ok(info)
+    }
+
+    fn set_alias(&self, volume: &Volume) {
+        if let Some(device) = locked(&self.volumes).get(&volume.info.id.0) {
+            device.set_alias(volume.alias());
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
+    if name.is_empty() || name.len() >= STORE_NAME_BYTES || name.contains(bad) {
+        return Err(StoreError::Name { name: name.into() });
+    }
+    Ok(())
+}
+
+/// Where the superblocks of the store on a device lie: the last first.
+fn superblocks(media: &mut DeviceMedia) -> Result<[Block; 2], StoreError> {
+    let mut bytes: Bytes = [0; BLOCK_BYTES];
+    media.read(Block(0), &mut bytes)?;
+    let (_, layout) = SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)?;
+    Ok([layout.data_end(), Block(0)])
+}
+
+fn read_name(media: &mut DeviceMedia) -> Result<String, StoreError> {
+    let mut bytes: Bytes = [0; BLOCK_BYTES];
+    media.read(Block(0), &mut bytes)?;
+    if SuperblockV1::decode(&bytes).is_err() {
+        let last = Block(media.blocks() - 1);
+        media.read(last, &mut bytes)?;
+    }
+    Ok(SuperblockV1::name(&bytes).to_owned())
+}
+
+/// Writes a name into both superblocks, one after the other: one of them is whole at any time.
+fn write_name(media: &mut DeviceMedia, name: &str) -> Result<(), StoreError> {
+    for block in superblocks(media)? {
+        let mut bytes: Bytes = [0; BLOCK_BYTES];
+        media.read(block, &mut bytes)?;
+        SuperblockV1::rename(&mut bytes, name).ok_or_else(|| StoreError::Name { name: name.into() })?;
+        media.write(block, &bytes)?;
+        media.flush()?;
+    }
+    Ok(())
+}

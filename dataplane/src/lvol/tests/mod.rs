@@ -1,0 +1,365 @@
+//! What volumes promise, on reactors with threads of their own.
+#![allow(clippy::cast_possible_truncation, reason = "sizes of tests are small")]
+
+mod rig;
+
+use std::sync::Arc;
+
+use nvme::Status;
+
+use crate::device::fault::{Effect, FaultDevice, Rule};
+use crate::device::uring::{UringConfig, UringDevice};
+use crate::device::{BlockSize, Device, OpKind};
+use crate::store::{self, VolumeKind};
+
+use super::{Content, CreateStore, DeviceMedia, StoreError};
+use rig::{Ask, BLOCK, Rig, stamped};
+
+const MIB: u64 = 1 << 20;
+const SUCCESS: Status = Status::SUCCESS;
+
+/// A store named `s` on `base`, with a volume `s/v` of so many blocks, open on both hosts.
+fn volume(block_size: BlockSize, blocks: u64) -> Rig {
+    let rig = Rig::new();
+    rig.memory("base", block_size, 256 * MIB);
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", blocks, None).unwrap();
+    for host in rig.hosts() {
+        rig.open(&host, "s/v");
+    }
+    rig
+}
+
+#[test]
+fn what_one_reactor_writes_another_reads() {
+    for block_size in [BlockSize::B4096, BlockSize::B512] {
+        let rig = volume(block_size, 4096);
+        let [one, two] = rig.hosts();
+        for (from, to, at) in [(&one, &two, 3), (&two, &one, 700), (&two, &two, 1500), (&one, &one, 2500)] {
+            for blocks in [1, 2, 31, 32, 33, 256] {
+                Rig::write(from, "s/v", at, stamped(at, blocks));
+                assert_eq!(Rig::read(to, "s/v", at, blocks), stamped(at, blocks));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_never_written_reads_as_zeroes_and_neighbours_stay() {
+    let rig = volume(BlockSize::B4096, 4096);
+    for host in rig.hosts() {
+        Rig::write(&host, "s/v", 10, stamped(10, 1));
+        let found = Rig::read(&host, "s/v", 9, 3);
+        assert_eq!(found[..BLOCK], vec![0; BLOCK]);
+        assert_eq!(found[BLOCK..2 * BLOCK], stamped(10, 1));
+        assert_eq!(found[2 * BLOCK..], vec![0; BLOCK]);
+    }
+}
+
+#[test]
+fn scattered_blocks_come_back_in_one_read() {
+    let rig = volume(BlockSize::B4096, 4096);
+    for (host, first) in rig.hosts().iter().zip([0, 2048]) {
+        // Written backwards and with holes, so that no two blocks lie side by side.
+        for number in (0..64).rev().filter(|number| number % 5 != 0) {
+            Rig::write(host, "s/v", first + number, stamped(first + number, 1));
+        }
+        let found = Rig::read(host, "s/v", first, 64);
+        for (number, block) in (0..64).zip(found.chunks(BLOCK)) {
+            let expected = if number % 5 == 0 { vec![0; BLOCK] } else { stamped(first + number, 1) };
+            assert_eq!(block, expected, "block {number}");
+        }
+    }
+}
+
+#[test]
+fn zeroed_and_deallocated_blocks_read_as_zeroes_and_give_their_space_back() {
+    let rig = volume(BlockSize::B4096, 4096);
+    let store = rig.stores.find("s").unwrap();
+    let empty = store.summary().unwrap().counters;
+    for host in rig.hosts() {
+        for at in (0..4096).step_by(256) {
+            Rig::write(&host, "s/v", at, stamped(at, 256));
+        }
+        assert_eq!(Rig::run(&host, "s/v", Ask::Zero { at: 100, blocks: 1000 }).0, SUCCESS);
+        let found = Rig::read(&host, "s/v", 99, 2);
+        assert_eq!(found, [stamped(99, 1), vec![0; BLOCK]].concat());
+        assert_eq!(Rig::read(&host, "s/v", 1099, 2), [vec![0; BLOCK], stamped(1100, 1)].concat());
+        assert_eq!(Rig::run(&host, "s/v", Ask::Deallocate { at: 0, blocks: 4096 }).0, SUCCESS);
+        assert_eq!(Rig::read(&host, "s/v", 1100, 256), vec![0; 256 * BLOCK]);
+    }
+    assert_eq!(Rig::run(&rig.hosts()[0], "s/v", Ask::Flush).0, SUCCESS);
+    let counters = store.summary().unwrap().counters;
+    assert!(counters.free + counters.freeing + 64 > empty.free, "{counters:?} was {empty:?}");
+}
+
+#[test]
+fn io_outside_the_volume_and_writes_to_snapshots_are_refused() {
+    let rig = volume(BlockSize::B4096, 100);
+    rig.stores.copy_volume("s/v", "snap", VolumeKind::Snapshot).unwrap();
+    for host in rig.hosts() {
+        rig.open(&host, "s/snap");
+        let beyond = Ask::Write { at: 99, bytes: stamped(0, 2), fua: false };
+        assert_eq!(Rig::run(&host, "s/v", beyond).0, Status::LBA_OUT_OF_RANGE.dnr());
+        assert_eq!(
+            Rig::run(&host, "s/v", Ask::Read { at: u64::MAX, blocks: 1 }).0,
+            Status::LBA_OUT_OF_RANGE.dnr()
+        );
+        let protected = Status::NAMESPACE_WRITE_PROTECTED.dnr();
+        let write = Ask::Write { at: 0, bytes: stamped(0, 1), fua: false };
+        assert_eq!(Rig::run(&host, "s/snap", write).0, protected);
+        assert_eq!(Rig::run(&host, "s/snap", Ask::Zero { at: 0, blocks: 1 }).0, protected);
+        assert_eq!(Rig::run(&host, "s/snap", Ask::Flush).0, SUCCESS);
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_what_was_there_and_a_clone_goes_its_own_way() {
+    let rig = volume(BlockSize::B4096, 1024);
+    let [one, two] = rig.hosts();
+    Rig::write(&one, "s/v", 0, stamped(0, 8));
+    rig.stores.copy_volume("s/v", "snap", VolumeKind::Snapshot).unwrap();
+    Rig::write(&two, "s/v", 4, stamped(100, 8));
+    rig.stores.copy_volume("s/snap", "clone", VolumeKind::Writable).unwrap();
+    rig.open(&one, "s/snap");
+    rig.open(&two, "s/clone");
+    Rig::write(&two, "s/clone", 0, stamped(200, 1));
+    assert_eq!(Rig::read(&one, "s/snap", 0, 12), [stamped(0, 8), vec![0; 4 * BLOCK]].concat());
+    assert_eq!(Rig::read(&one, "s/v", 0, 12), [stamped(0, 4), stamped(100, 8)].concat());
+    assert_eq!(Rig::read(&two, "s/clone", 0, 8), [stamped(200, 1), stamped(1, 7)].concat());
+    rig.close(&two, "s/v");
+    rig.stores.roll_back("s/v", "s/snap").unwrap();
+    assert_eq!(Rig::read(&one, "s/v", 0, 8), stamped(0, 8));
+}
+
+#[test]
+fn a_closed_store_opens_with_everything_that_was_written() {
+    let rig = volume(BlockSize::B4096, 4096);
+    let [one, two] = rig.hosts();
+    let write = |host, at| Rig::start(host, "s/v", Ask::Write { at, bytes: stamped(at, 16), fua: false });
+    let writes: Vec<_> =
+        (0..4096).step_by(16).map(|at| write(if at % 32 == 0 { &one } else { &two }, at)).collect();
+    for write in writes {
+        assert_eq!(write.wait().unwrap().0, SUCCESS);
+    }
+    for host in [&one, &two] {
+        rig.close(host, "s/v");
+    }
+    rig.stores.close(&rig.stores.find("s").unwrap()).unwrap();
+    assert!(rig.devices.get("s/v").is_err());
+    let store = rig.stores.open("base").unwrap();
+    assert_eq!(store.name(), "s");
+    rig.open(&two, "s/v");
+    for at in (0..4096).step_by(64) {
+        assert_eq!(Rig::read(&two, "s/v", at, 64), stamped(at, 64));
+    }
+    // What the store says of itself, it is.
+    rig.close(&two, "s/v");
+    rig.stores.close(&store).unwrap();
+    let mut media = DeviceMedia::open(rig.devices.get("base").unwrap().as_ref()).unwrap();
+    let report = store::check(&mut media, true).unwrap();
+    assert_eq!(report.faults, []);
+    assert!(report.used > 4096);
+}
+
+#[test]
+fn many_commands_at_a_time_on_both_reactors_end_with_their_own_data() {
+    let rig = volume(BlockSize::B4096, 4096);
+    let hosts = rig.hosts();
+    let write = |at: u64| {
+        let ask = Ask::Write { at, bytes: stamped(at + 9000, 1), fua: at.is_multiple_of(50) };
+        Rig::start(&hosts[(at % 2) as usize], "s/v", ask)
+    };
+    for batch in 0..8 {
+        let writes: Vec<_> = (batch * 400..batch * 400 + 400).map(write).collect();
+        writes.into_iter().for_each(|write| assert_eq!(write.wait().unwrap().0, SUCCESS));
+    }
+    let read = |at: u64| (at, Rig::start(&hosts[(at % 2) as usize], "s/v", Ask::Read { at, blocks: 1 }));
+    for batch in 0..8 {
+        let reads: Vec<_> = (batch * 400..batch * 400 + 400).map(read).collect();
+        for (at, read) in reads {
+            assert_eq!(read.wait().unwrap(), (SUCCESS, stamped(at + 9000, 1)));
+        }
+    }
+}
+
+#[test]
+fn a_full_store_says_so_and_heals_when_something_is_freed() {
+    let rig = Rig::new();
+    rig.memory("base", BlockSize::B4096, 32 * MIB);
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", 1 << 20, None).unwrap();
+    for host in rig.hosts() {
+        rig.open(&host, "s/v");
+        let mut at = 0;
+        let full = loop {
+            let (status, _) = Rig::run(&host, "s/v", Ask::Write { at, bytes: stamped(at, 64), fua: false });
+            if status != SUCCESS {
+                break status;
+            }
+            at += 64;
+        };
+        assert_eq!(full, Status::CAPACITY_EXCEEDED);
+        assert_eq!(Rig::read(&host, "s/v", 0, 64), stamped(0, 64));
+        assert_eq!(Rig::run(&host, "s/v", Ask::Deallocate { at: 0, blocks: 1 << 20 }).0, SUCCESS);
+        Rig::write(&host, "s/v", 5, stamped(5, 64));
+        assert_eq!(Rig::run(&host, "s/v", Ask::Deallocate { at: 0, blocks: 1 << 20 }).0, SUCCESS);
+        rig.close(&host, "s/v");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_and_never_data() {
+    let rig = volume(BlockSize::B4096, 4096);
+    for (host, at) in rig.hosts().iter().zip([0, 512]) {
+        Rig::write(host, "s/v", at, stamped(at + 77, 4));
+        assert_eq!(Rig::run(host, "s/v", Ask::Flush).0, SUCCESS);
+        flip(&rig, &stamped(at + 78, 1));
+        let (status, _) = Rig::run(host, "s/v", Ask::Read { at, blocks: 4 });
+        assert_eq!(status, Status::UNRECOVERED_READ_ERROR.dnr());
+        assert_eq!(Rig::read(host, "s/v", at + 2, 2), stamped(at + 79, 2));
+    }
+}
+
+/// Changes a bit of the block of the base device that holds this.
+fn flip(rig: &Rig, content: &[u8]) {
+    use crate::store::Media;
+    let mut media = DeviceMedia::open(rig.devices.get("base").unwrap().as_ref()).unwrap();
+    let mut bytes = [0; BLOCK];
+    for block in (0..media.blocks()).map(store::Block) {
+        media.read(block, &mut bytes).unwrap();
+        if bytes == content {
+            bytes[1000] ^= 4;
+            return media.write(block, &bytes).unwrap();
+        }
+    }
+    panic!("no block holds it");
+}
+
+#[test]
+fn a_device_that_fails_ends_io_with_its_status_and_the_store_goes_on_reading() {
+    let rig = Rig::new();
+    rig.memory("inner", BlockSize::B4096, 64 * MIB);
+    let base = Arc::new(FaultDevice::new("base", rig.devices.get("inner").unwrap()));
+    rig.devices.add(Arc::clone(&base) as Arc<dyn Device>).unwrap();
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", 1024, None).unwrap();
+    for host in rig.hosts() {
+        rig.open(&host, "s/v");
+        Rig::write(&host, "s/v", 0, stamped(0, 4));
+        let fail = |kind| Rule {
+            kind: Some(kind),
+            count: Some(1),
+            ..Rule::always(Effect::Fail(Status::UNRECOVERED_READ_ERROR))
+        };
+        base.add(fail(OpKind::Read));
+        let (status, _) = Rig::run(&host, "s/v", Ask::Read { at: 0, blocks: 4 });
+        assert_eq!(status, Status::UNRECOVERED_READ_ERROR.dnr());
+        assert_eq!(Rig::read(&host, "s/v", 0, 4), stamped(0, 4));
+        base.add(fail(OpKind::Write));
+        let write = Ask::Write { at: 0, bytes: stamped(9, 4), fua: false };
+        assert!(!Rig::run(&host, "s/v", write).0.is_success());
+        assert_eq!(Rig::read(&host, "s/v", 0, 4), stamped(0, 4));
+    }
+    base.add(Rule { kind: Some(OpKind::Flush), ..Rule::always(Effect::Fail(Status::INTERNAL_ERROR)) });
+    let [one, two] = rig.hosts();
+    Rig::write(&one, "s/v", 0, stamped(50, 1));
+    assert!(!Rig::run(&two, "s/v", Ask::Flush).0.is_success());
+    assert!(store.summary().unwrap().stopped);
+    let write = Ask::Write { at: 0, bytes: stamped(9, 4), fua: false };
+    assert_eq!(Rig::run(&two, "s/v", write).0, Status::INTERNAL_ERROR.dnr());
+    assert_eq!(Rig::read(&two, "s/v", 1, 3), stamped(1, 3));
+}
+
+#[test]
+fn volumes_live_on_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::new();
+    let mut config = UringConfig::new("base", folder.path().join("disk"));
+    config.size_bytes = Some(64 * MIB);
+    config.direct = false;
+    rig.devices.add(Arc::new(UringDevice::open(&config).unwrap())).unwrap();
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", 2048, None).unwrap();
+    for (host, first) in rig.hosts().iter().zip([0, 1024]) {
+        rig.open(host, "s/v");
+        for at in (first..first + 1024).rev().step_by(7) {
+            Rig::write(host, "s/v", at, stamped(at, 1));
+        }
+        assert_eq!(Rig::run(host, "s/v", Ask::Flush).0, SUCCESS);
+        let found = Rig::read(host, "s/v", first, 256);
+        for (at, block) in (first..).zip(found.chunks(BLOCK)) {
+            let written = (first + 1023 - at).is_multiple_of(7);
+            assert_eq!(block, if written { stamped(at, 1) } else { vec![0; BLOCK] });
+        }
+    }
+}
+
+#[test]
+fn a_device_with_data_is_not_taken_unless_forced_and_a_destroyed_store_is_gone() {
+    let rig = Rig::new();
+    rig.memory("base", BlockSize::B4096, 64 * MIB);
+    let mut options =
+        CreateStore { device: "base".into(), name: "s".into(), uuid: None, volumes_max: None, force: false };
+    assert!(rig.stores.examine("base").unwrap().is_none());
+    let store = rig.stores.create(&options).unwrap();
+    assert!(matches!(rig.stores.create(&options), Err(StoreError::StoreExists { .. })));
+    options.name = "t".into();
+    assert!(matches!(rig.stores.create(&options), Err(StoreError::Device(_))), "the device is in use");
+    rig.stores.close(&store).unwrap();
+    let refused = rig.stores.create(&options).map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::Holds { content: Content::Known("a Pollux store") }), "{refused}");
+    options.force = true;
+    let store = rig.stores.create(&options).unwrap();
+    rig.stores.destroy(&store).unwrap();
+    assert!(rig.stores.examine("base").unwrap().is_none());
+    options.force = false;
+    assert!(matches!(rig.stores.create(&options), Err(StoreError::Holds { content: Content::Unknown(_) })));
+}
+
+#[test]
+fn names_change_and_stay_changed() {
+    let rig = volume(BlockSize::B4096, 100);
+    for host in rig.hosts() {
+        rig.close(&host, "s/v");
+    }
+    let store = rig.stores.find("s").unwrap();
+    rig.stores.rename(&store, "other").unwrap();
+    rig.stores.rename_volume("other/v", "w").unwrap();
+    assert!(rig.devices.get("s/v").is_err());
+    let uuid = rig.devices.get("other/w").unwrap().info().uuid;
+    rig.stores.close(&store).unwrap();
+    let store = rig.stores.open("base").unwrap();
+    assert_eq!(store.name(), "other");
+    assert_eq!(rig.devices.get("other/w").unwrap().info().uuid, uuid);
+    for bad in ["", "a/b", "a b", &"x".repeat(64)] {
+        assert!(matches!(rig.stores.rename(&store, bad), Err(StoreError::Name { .. })), "{bad}");
+        assert!(matches!(rig.stores.create_volume(&store, bad, 1, None), Err(StoreError::Name { .. })));
+    }
+}
+
+#[test]
+fn a_volume_in_use_is_neither_deleted_nor_closed_over() {
+    let rig = volume(BlockSize::B4096, 100);
+    let claim = rig.devices.claim("s/v", crate::device::ClaimKind::SharedRead, "a test").unwrap();
+    assert!(matches!(rig.stores.delete_volume("s/v"), Err(StoreError::InUse { .. })));
+    let store = rig.stores.find("s").unwrap();
+    assert!(matches!(rig.stores.close(&store), Err(StoreError::InUse { .. })));
+    drop(claim);
+    for host in rig.hosts() {
+        rig.close(&host, "s/v");
+    }
+    rig.stores.delete_volume("s/v").unwrap();
+    assert!(matches!(rig.stores.delete_volume("s/v"), Err(StoreError::NoVolume { .. })));
+    rig.stores.close(&store).unwrap();
+}
+
+#[test]
+fn a_resized_volume_has_its_new_size_at_once() {
+    let rig = volume(BlockSize::B4096, 100);
+    let [one, two] = rig.hosts();
+    rig.stores.resize_volume("s/v", 300).unwrap();
+    assert_eq!(rig.devices.get("s/v").unwrap().info().blocks, 300);
+    Rig::write(&two, "s/v", 290, stamped(1, 10));
+    assert_eq!(Rig::read(&one, "s/v", 290, 10), stamped(1, 10));
+}
