@@ -14,6 +14,7 @@ use nvme::tcp::{C2hData, PduType};
 use nvme::{HostId, Lba, Nqn};
 use peer::{Association, BLOCK_BYTES, NSID, Peer, Place};
 use serde_json::json;
+use tempfile::TempDir;
 use zerocopy::FromBytes;
 
 const SUBSYSTEM: &str = "nqn.2026-01.org.example:durable";
@@ -34,14 +35,49 @@ fn place(address: SocketAddr) -> Place {
     }
 }
 
-fn serve(daemon: &Daemon, file: &Path, address: SocketAddr) {
+/// What hosts see: the file itself, or a volume of a store on it.
+#[derive(Clone, Copy, PartialEq)]
+enum Served {
+    File,
+    Volume,
+}
+
+impl Served {
+    /// Bytes of the file: a store takes more than its volume.
+    fn file_bytes(self) -> u64 {
+        let volume = BLOCKS * u64::from(BLOCK_BYTES);
+        if self == Self::File { volume } else { 4 * volume }
+    }
+
+    fn device(self) -> &'static str {
+        if self == Self::File { "disk" } else { "store/volume" }
+    }
+}
+
+/// Makes the store and the volume, on a file that nothing serves yet.
+fn make_volume(daemon: &Daemon, file: &Path) {
+    let disk = json!({"name": "disk", "filename": file, "block_size": BLOCK_BYTES});
+    let mebibytes = (BLOCKS * u64::from(BLOCK_BYTES)) >> 20;
+    let volume = json!({"lvs_name": "store", "lvol_name": "volume", "size_in_mib": mebibytes});
+    for (method, params) in [
+        ("bdev_uring_create", disk),
+        ("bdev_lvol_create_lvstore", json!({"bdev_name": "disk", "lvs_name": "store"})),
+        ("bdev_lvol_create", volume),
+        ("bdev_uring_delete", json!({"name": "disk"})),
+    ] {
+        daemon.call(method, params).expect(method);
+    }
+}
+
+fn serve(daemon: &Daemon, file: &Path, address: SocketAddr, served: Served) {
+    let device = served.device();
     let disk = json!({"name": "disk", "filename": file, "block_size": BLOCK_BYTES});
     let listen = json!({"trtype": "TCP", "adrfam": "IPv4", "traddr": address.ip(), "trsvcid": address.port().to_string()});
     for (method, params) in [
         ("nvmf_create_transport", json!({"trtype": "TCP"})),
         ("bdev_uring_create", disk),
         ("nvmf_create_subsystem", json!({"nqn": SUBSYSTEM, "allow_any_host": true})),
-        ("nvmf_subsystem_add_ns", json!({"nqn": SUBSYSTEM, "namespace": {"bdev_name": "disk"}})),
+        ("nvmf_subsystem_add_ns", json!({"nqn": SUBSYSTEM, "namespace": {"bdev_name": device}})),
         ("nvmf_subsystem_add_listener", json!({"nqn": SUBSYSTEM, "listen_address": listen})),
     ] {
         daemon.call(method, params).expect(method);
@@ -53,12 +89,14 @@ fn serve(daemon: &Daemon, file: &Path, address: SocketAddr) {
 struct Ledger {
     promised: Vec<u64>,
     sent: Vec<u64>,
+    /// The last number that was used.
+    number: u64,
 }
 
 impl Ledger {
     fn new() -> Self {
         let blocks = usize::try_from(BLOCKS).expect("small");
-        Self { promised: vec![0; blocks], sent: vec![0; blocks] }
+        Self { promised: vec![0; blocks], sent: vec![0; blocks], number: 0 }
     }
 }
 
@@ -77,17 +115,17 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(queue: Peer, flushes: bool, done: &'a AtomicU64) -> Self {
-        let ledger = Ledger::new();
+    /// Goes on where `ledger` ends.
+    fn new(queue: Peer, ledger: Ledger, flushes: bool, done: &'a AtomicU64) -> Self {
         let acknowledged = ledger.promised.clone();
         let in_flight = vec![None; usize::from(DEPTH)];
         Self {
             queue,
-            ledger,
             acknowledged,
             in_flight,
-            number: 0,
-            random: fastrand::Rng::with_seed(1),
+            number: ledger.number,
+            random: fastrand::Rng::with_seed(ledger.number),
+            ledger,
             done,
             flushes,
         }
@@ -110,6 +148,7 @@ impl<'a> Writer<'a> {
     }
 
     fn end(mut self) -> Ledger {
+        self.ledger.number = self.number;
         if !self.flushes {
             self.ledger.promised = self.acknowledged;
         }
@@ -173,23 +212,21 @@ fn check(address: SocketAddr, ledger: &Ledger) {
     }
 }
 
-/// Ends a daemon under load with a signal, starts another on the same file, and looks.
-fn ends_under_load(signal: &str, flushes: bool) -> Option<i32> {
-    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
-    let file = folder.path().join("disk");
-    std::fs::File::create(&file)
-        .and_then(|file| file.set_len(BLOCKS * u64::from(BLOCK_BYTES)))
-        .expect("a file");
-    let mut daemon = Daemon::start_in(folder, &[]);
-    let address = free_address();
-    serve(&daemon, &file, address);
+/// Loads a daemon until so many writes were acknowledged, and ends it with a signal. Its exit code, and its folder.
+fn load_until(
+    mut daemon: Daemon,
+    address: SocketAddr,
+    ledger: Ledger,
+    ended: (&str, u64, bool),
+) -> (Ledger, Option<i32>, TempDir) {
+    let (signal, writes, flushes) = ended;
     let place = place(address);
     let association = Association::open(&place, 0, PATIENCE);
     let queue = association.queue(&place, 1, 32, PATIENCE);
     let done = AtomicU64::new(0);
     let (ledger, code) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| Writer::new(queue, flushes, &done).run());
-        while done.load(Ordering::Relaxed) < WRITES_BEFORE_END {
+        let writer = scope.spawn(|| Writer::new(queue, ledger, flushes, &done).run());
+        while done.load(Ordering::Relaxed) < writes {
             assert!(!writer.is_finished(), "the load ended early");
             std::thread::yield_now();
         }
@@ -197,23 +234,54 @@ fn ends_under_load(signal: &str, flushes: bool) -> Option<i32> {
         let code = daemon.wait().code();
         (writer.join().expect("no panic"), code)
     });
-    assert!(ledger.promised.iter().any(|number| *number > 0));
     let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("folder"));
-    let daemon = Daemon::start_in(folder, &[]);
-    let address = free_address();
-    serve(&daemon, &file, address);
-    check(address, &ledger);
+    (ledger, code, folder)
+}
+
+/// Ends daemons under load with a signal, one after the other on the same file, each after so many writes, and looks.
+fn ends_under_load(served: Served, signal: &str, flushes: bool, writes: &[u64]) -> Option<i32> {
+    let mut folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let file = folder.path().join("disk");
+    std::fs::File::create(&file).and_then(|file| file.set_len(served.file_bytes())).expect("a file");
+    let mut daemon = Daemon::start_in(folder, &[]);
+    if served == Served::Volume {
+        make_volume(&daemon, &file);
+    }
+    let mut address = free_address();
+    serve(&daemon, &file, address, served);
+    let (mut ledger, mut code) = (Ledger::new(), None);
+    for writes in writes {
+        (ledger, code, folder) = load_until(daemon, address, ledger, (signal, *writes, flushes));
+        assert!(ledger.promised.iter().any(|number| *number > 0));
+        daemon = Daemon::start_in(folder, &[]);
+        address = free_address();
+        serve(&daemon, &file, address, served);
+        check(address, &ledger);
+    }
     code
 }
 
 #[test]
 fn no_acknowledged_write_is_lost_when_the_daemon_is_stopped_under_load() {
-    assert_eq!(ends_under_load("TERM", false), Some(0));
+    assert_eq!(ends_under_load(Served::File, "TERM", false, &[WRITES_BEFORE_END]), Some(0));
 }
 
 #[test]
 fn no_flushed_write_is_lost_when_the_daemon_is_killed_under_load() {
-    assert_eq!(ends_under_load("KILL", true), None);
+    assert_eq!(ends_under_load(Served::File, "KILL", true, &[WRITES_BEFORE_END]), None);
+}
+
+#[test]
+fn no_acknowledged_write_to_a_volume_is_lost_when_the_daemon_is_stopped_under_load() {
+    let writes = [WRITES_BEFORE_END, 1];
+    assert_eq!(ends_under_load(Served::Volume, "TERM", false, &writes), Some(0));
+}
+
+#[test]
+fn no_flushed_write_to_a_volume_is_lost_when_the_daemon_is_killed_under_load_again_and_again() {
+    // Through commits, checkpoints, and space that is used again.
+    let writes = [WRITES_BEFORE_END, 250, 5 * WRITES_BEFORE_END, 777, 10 * WRITES_BEFORE_END];
+    assert_eq!(ends_under_load(Served::Volume, "KILL", true, &writes), None);
 }
 
 /// What a daemon did in a while: turns of its reactor by its own count, and processor time.
@@ -243,7 +311,7 @@ fn an_idle_daemon_sleeps_with_and_without_a_connection() {
         .expect("a file");
     let (metrics, address) = (free_address(), free_address());
     let daemon = Daemon::start_in(folder, &["--metrics", &metrics.to_string()]);
-    serve(&daemon, &file, address);
+    serve(&daemon, &file, address, Served::File);
     let place = place(address);
     let measure = |what: &str| {
         let (turns, cpu) = cost_of(&daemon, metrics, WINDOW);

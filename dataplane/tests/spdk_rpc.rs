@@ -149,6 +149,81 @@ fn what_spdks_client_saves_it_loads_into_a_new_daemon_unchanged() {
 }
 
 #[test]
+fn spdks_client_makes_stores_volumes_snapshots_and_clones() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    let made = |arguments: &[&str]| spdk.ok(arguments).trim().to_owned();
+    spdk.ok(&["bdev_malloc_create", "-b", "Malloc0", "128", "512"]);
+    let store = made(&["bdev_lvol_create_lvstore", "Malloc0", "lvs"]);
+    let shown = &spdk.json(&["bdev_lvol_get_lvstores", "-l", "lvs"])[0];
+    assert_eq!((&shown["uuid"], &shown["base_bdev"]), (&store.as_str().into(), &"Malloc0".into()));
+    let free =
+        |spdk: &Spdk| spdk.json(&["bdev_lvol_get_lvstores", "-u", &store])[0]["free_clusters"].as_u64();
+    assert!(free(&spdk) <= shown["total_data_clusters"].as_u64());
+    assert_eq!(spdk.json(&["bdev_get_bdevs", "-b", "Malloc0"])[0]["claimed"], true);
+
+    let volume = made(&["bdev_lvol_create", "-l", "lvs", "-t", "vol", "64"]);
+    let bdev = &spdk.json(&["bdev_get_bdevs", "-b", "lvs/vol"])[0];
+    assert_eq!((&bdev["name"], &bdev["aliases"][0]), (&volume.as_str().into(), &"lvs/vol".into()));
+    assert_eq!((&bdev["num_blocks"], &bdev["block_size"]), (&16384.into(), &4096.into()));
+    assert_eq!(bdev["driver_specific"]["lvol"]["lvol_store_uuid"], store.as_str());
+    let snapshot = made(&["bdev_lvol_snapshot", "lvs/vol", "snap"]);
+    let clone = made(&["bdev_lvol_clone", "lvs/snap", "clone"]);
+    spdk.ok(&["bdev_lvol_rename", "lvs/clone", "copy"]);
+    spdk.ok(&["bdev_lvol_resize", "lvs/copy", "32"]);
+    assert_eq!(spdk.json(&["bdev_get_bdevs", "-b", "lvs/copy"])[0]["num_blocks"], 8192);
+    spdk.ok(&["bdev_lvol_rename_lvstore", "lvs", "other"]);
+
+    let all = spdk.json(&["bdev_lvol_get_lvols"]);
+    let of = |uuid: &str| {
+        let all = all.as_array().expect("a list");
+        all.iter().find(|lvol| lvol["uuid"] == uuid).expect("listed").clone()
+    };
+    assert_eq!((&of(&volume)["alias"], &of(&volume)["is_snapshot"]), (&"other/vol".into(), &false.into()));
+    assert_eq!((&of(&snapshot)["name"], &of(&snapshot)["is_snapshot"]), (&"snap".into(), &true.into()));
+    assert_eq!((&of(&clone)["alias"], &of(&clone)["is_clone"]), (&"other/copy".into(), &true.into()));
+    spdk.ok(&["nvmf_create_subsystem", NQN, "-a"]);
+    spdk.ok(&["nvmf_subsystem_add_ns", NQN, "other/copy"]);
+    assert_eq!(spdk.json(&["nvmf_get_subsystems"])[1]["namespaces"][0]["bdev_name"], clone.as_str());
+
+    spdk.ok(&["bdev_lvol_delete", "other/snap"]);
+    spdk.ok(&["bdev_lvol_delete", &clone]);
+    assert_eq!(spdk.json(&["nvmf_get_subsystems"])[1]["namespaces"], serde_json::json!([]));
+    assert_eq!(spdk.json(&["bdev_lvol_get_lvols", "-l", "other"]).as_array().map(Vec::len), Some(1));
+    spdk.ok(&["bdev_lvol_delete_lvstore", "-l", "other"]);
+    assert_eq!(spdk.json(&["bdev_lvol_get_lvols"]), serde_json::json!([]));
+    assert_eq!(spdk.json(&["bdev_get_bdevs"]).as_array().map(Vec::len), Some(1));
+    spdk.ok(&["bdev_malloc_delete", "Malloc0"]);
+}
+
+#[test]
+fn what_a_store_refuses_has_spdks_codes() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    spdk.ok(&["bdev_malloc_create", "-b", "Malloc0", "64", "4096"]);
+    assert!(spdk.refused(&["bdev_lvol_create_lvstore", "Malloc1", "lvs"]).contains("\"code\": -19"));
+    spdk.ok(&["bdev_lvol_create_lvstore", "Malloc0", "lvs"]);
+    assert!(spdk.refused(&["bdev_lvol_create_lvstore", "Malloc0", "lvs"]).contains("\"code\": -17"));
+    assert!(spdk.refused(&["bdev_lvol_create_lvstore", "Malloc0", "lvs2"]).contains("\"code\": -16"));
+    assert!(spdk.refused(&["bdev_lvol_create", "-l", "none", "v", "1"]).contains("\"code\": -19"));
+    assert!(spdk.refused(&["bdev_lvol_create", "v", "1"]).contains("\"code\": -22"));
+    spdk.ok(&["bdev_lvol_create", "-l", "lvs", "v", "1", "-t"]);
+    let twice = spdk.refused(&["bdev_lvol_create", "-l", "lvs", "v", "1", "-t"]);
+    assert!(twice.contains("\"code\": -32602") && twice.contains("File exists"), "{twice}");
+    assert!(spdk.refused(&["bdev_lvol_snapshot", "lvs/none", "s"]).contains("\"code\": -19"));
+    assert!(spdk.refused(&["bdev_lvol_delete", "lvs/none"]).contains("\"code\": -19"));
+    assert!(spdk.refused(&["bdev_lvol_rename_lvstore", "none", "x"]).contains("\"code\": -2"));
+    assert!(spdk.refused(&["bdev_lvol_delete_lvstore", "-l", "none"]).contains("\"code\": -19"));
+    // A device that a store is on is nobody else's.
+    spdk.ok(&["nvmf_create_subsystem", NQN, "-a"]);
+    assert!(spdk.refused(&["nvmf_subsystem_add_ns", NQN, "Malloc0"]).contains("in use by a store"));
+    // Nor is one that hosts see.
+    spdk.ok(&["bdev_malloc_create", "-b", "Malloc1", "64", "4096"]);
+    spdk.ok(&["nvmf_subsystem_add_ns", NQN, "Malloc1"]);
+    assert!(spdk.refused(&["bdev_lvol_create_lvstore", "Malloc1", "l"]).contains("\"code\": -16"));
+}
+
+#[test]
 fn everything_spdks_client_asks_about_a_running_process_is_answered() {
     let daemon = Daemon::start(&[]);
     let spdk = Spdk::new(&daemon);

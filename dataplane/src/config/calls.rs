@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schema::nearest;
 use super::types::{
-    Config, Controller, Device, DeviceKind, Listener, Namespace, PathState, Referral, Subsystem, Tcp,
+    Config, Controller, Device, DeviceKind, Listener, Namespace, PathState, Referral, Store, Subsystem, Tcp,
 };
 
 /// NQN under which every discovery service answers.
@@ -47,6 +47,7 @@ impl Config {
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
         calls.extend(self.transport());
         calls.extend(self.controllers.iter().map(attach));
+        calls.extend(self.stores.iter().map(open_store));
         calls.extend(self.discovery.referrals.iter().map(referral));
         self.subsystems.iter().for_each(|subsystem| add_subsystem(&mut calls, subsystem));
         calls.extend(self.discovery.listeners.iter().map(|address| {
@@ -73,13 +74,22 @@ impl Config {
             let (name, nsid) = device.rsplit_once('n').unwrap_or_default();
             controllers.contains(name) && nsid.parse::<u32>().is_ok()
         };
+        let mut stores = BTreeSet::new();
+        for store in &self.stores {
+            unique(&mut stores, store.name.as_str(), "store")?;
+        }
+        // Volumes are made by calls, and are on the device: here their store has to be known, or their UUID.
+        let volume = |device: &str| {
+            let store = device.split_once('/').map(|(store, _)| store);
+            store.is_some_and(|store| stores.contains(store)) || uuid::Uuid::try_parse(device).is_ok()
+        };
         let mut nqns = BTreeSet::new();
         let mut used = BTreeSet::new();
         for subsystem in &self.subsystems {
             unique(&mut nqns, subsystem.nqn.0.as_str(), "subsystem")?;
             for namespace in subsystem.namespaces.iter().flatten() {
                 let device = namespace.device.as_str();
-                if !devices.contains(device) && !attached(device) {
+                if !devices.contains(device) && !attached(device) && !volume(device) {
                     let message = match nearest(device, devices.iter().copied()) {
                         Some(name) => format!("there is no device `{device}`; did you mean `{name}`?"),
                         None => format!("there is no device `{device}`"),
@@ -161,6 +171,15 @@ fn attach(controller: &Controller) -> Call {
     optional(&mut params, "fast_io_fail_timeout_sec", &controller.fail_after_s);
     let what = format!("controller {}", controller.name);
     Call { method: "bdev_nvme_attach_controller", params: Value::Object(params), what }
+}
+
+fn open_store(store: &Store) -> Call {
+    let mut params = Map::new();
+    params.insert("bdev_name".to_owned(), json!(store.device));
+    params.insert("lvs_name".to_owned(), json!(store.name));
+    optional(&mut params, "create", &store.create);
+    let what = format!("store {}", store.name);
+    Call { method: "bdev_lvol_open_lvstore", params: Value::Object(params), what }
 }
 
 fn add_subsystem(calls: &mut Vec<Call>, subsystem: &Subsystem) {
@@ -329,6 +348,20 @@ mod tests {
         );
         assert_eq!(calls[0].params["traddr"], "192.0.2.1");
         assert!(config(&text.replace("farn1", "fern1")).calls().is_err());
+    }
+
+    #[test]
+    fn a_volume_of_a_store_in_the_file_may_be_a_namespace() {
+        let text = "[[devices]]\nname = \"d\"\nkind = \"null\"\nsize = 4096\n\
+                    [[stores]]\nname = \"fast\"\ndevice = \"d\"\ncreate = true\n\
+                    [[subsystems]]\nnqn = \"nqn.2026-01.org.example:s\"\n\
+                    namespaces = [{ device = \"fast/v\" }]\n";
+        let calls = config(text).calls().expect("consistent");
+        assert_eq!(calls[1].method, "bdev_lvol_open_lvstore");
+        assert_eq!(calls[1].params, json!({"bdev_name": "d", "lvs_name": "fast", "create": true}));
+        assert_eq!(calls[3].params["namespace"]["bdev_name"], "fast/v");
+        let unknown = text.replace("fast/v", "slow/v");
+        assert!(config(&unknown).calls().expect_err("refused").message.contains("no device `slow/v`"));
     }
 
     #[test]

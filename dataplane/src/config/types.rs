@@ -151,6 +151,19 @@ described! {
 }
 
 described! {
+    /// A store: thin volumes, snapshots and clones on one device. Stores that are on the devices of this file open by
+    /// themselves; this table makes sure of it.
+    pub struct Store {
+        /// Its name: 1–63 bytes, printable, without spaces and slashes. Its volumes are devices `NAME/VOLUME`.
+        name: String,
+        /// The name of the device.
+        device: String,
+        /// Make it when the device is empty. Default `false`: it must be there.
+        create: Option<bool>,
+    }
+}
+
+described! {
     /// A controller of another target, over NVMe/TCP. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
     pub struct Controller {
         /// Its name here.
@@ -263,6 +276,8 @@ described! {
         devices: Vec<Device> = Vec::new(),
         /// Controllers whose namespaces are devices here.
         controllers: Vec<Controller> = Vec::new(),
+        /// Thin volumes on devices.
+        stores: Vec<Store> = Vec::new(),
         /// What hosts connect to.
         subsystems: Vec<Subsystem> = Vec::new(),
         /// How hosts find it.

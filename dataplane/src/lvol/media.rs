@@ -15,6 +15,8 @@ use crate::store::{BLOCK_BYTES, Block, Media, MediaError};
 const POOL: PoolConfig = PoolConfig { small_slots: 8, large_slots: 1, prefault: false };
 /// After so long without an answer, a device has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Blocks deallocated at a time: 1 GiB.
+const DEALLOCATE_BLOCKS: usize = 1 << 18;
 /// How long one wait for a descriptor lasts at most.
 const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -103,6 +105,17 @@ impl DeviceMedia {
             let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&WAIT));
         }
         Some(())
+    }
+
+    /// Gives the space of these blocks back, where the device can.
+    pub(super) fn deallocate(&mut self, from: Block, end: Block) {
+        for start in (from.0..end.0).step_by(DEALLOCATE_BLOCKS) {
+            let blocks = (end.0 - start).min(DEALLOCATE_BLOCKS as u64) << self.shift;
+            let lba = self.lba(Block(start));
+            let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
+            // It is a favour: what is not given back is free all the same.
+            let _ = self.run(Op::Deallocate { lba, blocks });
+        }
     }
 
     fn lba(&self, block: Block) -> Lba {

@@ -37,6 +37,8 @@ pub struct CreateStore {
     pub uuid: Option<Uuid>,
     /// Volumes, snapshots and clones at most; by the size of the device by default.
     pub volumes_max: Option<u32>,
+    /// Deallocate its space first, where the device can.
+    pub unmap: bool,
     /// Make it even where something is.
     pub force: bool,
 }
@@ -233,7 +235,10 @@ impl StoreSet {
             log_blocks: None,
             force: true,
         };
-        store::create(&mut media, &create)?;
+        let layout = store::create(&mut media, &create)?;
+        if options.unmap {
+            media.deallocate(layout.data_start(), layout.data_end());
+        }
         write_name(&mut media, &options.name)?;
         self.open_claimed(claim, media)
     }

@@ -10,6 +10,7 @@ use crate::assembly::Assembly;
 use crate::device::DeviceRegistry;
 use crate::device::nvmf::ControllerTable;
 use crate::logs::LogControl;
+use crate::lvol::StoreSet;
 use crate::metrics::{Snapshot, Source};
 use crate::target::Target;
 
@@ -19,6 +20,8 @@ pub struct Control {
     pub assembly: Assembly,
     /// The devices.
     pub devices: DeviceRegistry,
+    /// The stores on them.
+    pub stores: StoreSet,
     /// Controllers of other targets, and what made devices of their namespaces.
     pub controllers: ControllerTable,
     /// How reactors idle.

@@ -95,10 +95,11 @@ pub fn all() -> impl Iterator<Item = &'static Method> {
 }
 
 /// The methods by subject.
-pub(super) static SECTIONS: [(&str, &[Method]); 4] = [
+pub(super) static SECTIONS: [(&str, &[Method]); 5] = [
     ("Process", super::methods::process::METHODS),
     ("Logs and notifications", super::methods::logging::METHODS),
     ("Devices", super::methods::bdev::METHODS),
+    ("Stores and volumes", super::methods::lvol::METHODS),
     ("NVMe-oF target", super::methods::nvmf::METHODS),
 ];
 

@@ -8,6 +8,7 @@ use dataplane::config::Idling;
 use dataplane::device::DeviceRegistry;
 use dataplane::device::nvmf::ControllerTable;
 use dataplane::logs::LogControl;
+use dataplane::lvol::StoreSet;
 use dataplane::metrics;
 use dataplane::rpc::{self, Control, ControlSocket, Methods, Notifications};
 use dataplane::target::Target;
@@ -29,9 +30,11 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
     let reactors = Reactors::start(config).map_err(|error| system(&error))?;
     let assembly =
         Assembly::new(reactors.handles().to_vec(), Target::new()).map_err(|error| system(&error))?;
+    let devices = DeviceRegistry::default();
     let control = Arc::new(Control {
         assembly,
-        devices: DeviceRegistry::default(),
+        stores: StoreSet::new(devices.clone(), reactors.handles().to_vec()),
+        devices,
         controllers: ControllerTable::default(),
         mode,
         log,

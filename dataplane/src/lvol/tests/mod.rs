@@ -299,8 +299,14 @@ fn volumes_live_on_files_too() {
 fn a_device_with_data_is_not_taken_unless_forced_and_a_destroyed_store_is_gone() {
     let rig = Rig::new();
     rig.memory("base", BlockSize::B4096, 64 * MIB);
-    let mut options =
-        CreateStore { device: "base".into(), name: "s".into(), uuid: None, volumes_max: None, force: false };
+    let mut options = CreateStore {
+        device: "base".into(),
+        name: "s".into(),
+        uuid: None,
+        volumes_max: None,
+        unmap: false,
+        force: false,
+    };
     assert!(rig.stores.examine("base").unwrap().is_none());
     let store = rig.stores.create(&options).unwrap();
     assert!(matches!(rig.stores.create(&options), Err(StoreError::StoreExists { .. })));

@@ -129,6 +129,7 @@ impl Rig {
             name: name.into(),
             uuid: None,
             volumes_max: None,
+            unmap: false,
             force: false,
         };
         self.stores.create(&options).unwrap()

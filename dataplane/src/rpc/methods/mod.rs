@@ -2,6 +2,7 @@
 
 pub(super) mod bdev;
 pub(super) mod logging;
+pub(super) mod lvol;
 pub(super) mod nvmf;
 pub(super) mod process;
 

@@ -51,7 +51,7 @@ fn must_be_nothing(asked: &[(&str, bool)]) -> Result<(), RpcError> {
 }
 
 /// The code that SPDK has for each refusal: a negated `errno`.
-fn refused(error: &DeviceError) -> RpcError {
+pub(super) fn refused(error: &DeviceError) -> RpcError {
     let errno = match error {
         DeviceError::Exists { .. } | DeviceError::UuidExists { .. } => Errno::EXIST,
         DeviceError::NotFound { .. } => Errno::NODEV,
@@ -71,9 +71,13 @@ fn block_size(bytes: u32) -> Result<BlockSize, RpcError> {
 }
 
 fn create(control: &Control, spec: DeviceSpec) -> RpcResult {
+    let holds_nothing = matches!(spec, DeviceSpec::Null { .. });
     let device = control.devices.create(spec).map_err(|error| refused(&error))?;
     let name = device.info().name.to_string();
     control.notifications.push(Topic::BdevRegister, name.clone());
+    if !holds_nothing {
+        super::lvol::examine(control, &name);
+    }
     Ok(Value::String(name))
 }
 
@@ -160,6 +164,7 @@ fn delete(control: &Control, params: Named, kind: fn(&DeviceSpec) -> bool) -> Rp
         return Err(RpcError::errno(Errno::NODEV));
     }
     drop(listed);
+    super::lvol::close_on(control, &params.name)?;
     control.target().remove_device(&params.name).map_err(RpcError::internal)?;
     control.devices.delete(&params.name).map_err(|error| refused(&error))?;
     control.notifications.push(Topic::BdevUnregister, params.name);
@@ -194,13 +199,18 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn get_bdevs(control: &Control, params: GetBdevs) -> RpcResult {
     let Some(name) = params.name else {
-        return Ok(control.devices.list().iter().map(|listed| render::device(control, listed)).collect());
+        let volumes = super::lvol::described(control);
+        let all = control.devices.list();
+        return Ok(all.iter().map(|listed| render::device(control, listed, &volumes)).collect());
     };
     let wait = Duration::from_millis(params.timeout.unwrap_or(0)).min(WAIT_MAX);
     let deadline = Instant::now() + wait;
     loop {
         match find(control, &name) {
-            Ok(listed) => return Ok(json!([render::device(control, &listed)])),
+            Ok(listed) => {
+                let volumes = super::lvol::described(control);
+                return Ok(json!([render::device(control, &listed, &volumes)]));
+            }
             Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK_INTERVAL),
             Err(error) => return Err(error),
         }

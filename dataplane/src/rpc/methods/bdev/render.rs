@@ -1,17 +1,20 @@
 //! Devices in the shapes that SPDK gives them.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::device::uring::UringConfig;
 use crate::device::{Device, DeviceSpec, Listed, OpKind, Operations};
 use crate::rpc::control::Control;
 
-pub(super) fn device(control: &Control, listed: &Listed) -> Value {
+/// A device; what is special about volumes is in `volumes`, by their names.
+pub(super) fn device(control: &Control, listed: &Listed, volumes: &HashMap<String, Value>) -> Value {
     let info = listed.device.info();
     let can = |operation| info.operations.contains(operation);
     json!({
         "name": &*info.name,
-        "aliases": [],
+        "aliases": listed.device.alias().into_iter().collect::<Vec<_>>(),
         "product_name": info.product,
         "block_size": info.block_size.bytes(),
         "num_blocks": info.blocks,
@@ -40,7 +43,7 @@ pub(super) fn device(control: &Control, listed: &Listed) -> Value {
             "abort": false,
             "copy": false,
         },
-        "driver_specific": driver_specific(listed.spec.as_ref()),
+        "driver_specific": volumes.get(&*info.name).cloned().unwrap_or_else(|| driver_specific(listed.spec.as_ref())),
     })
 }
 

@@ -11,6 +11,7 @@ use super::params::{
 };
 use super::{check_target, refused};
 use crate::assembly::AssemblyError;
+use crate::device::DeviceError;
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::methods::done;
@@ -116,8 +117,12 @@ pub(super) fn add_ns(control: &Control, params: AddNs) -> RpcResult {
         ("namespace.no_auto_visible", namespace.no_auto_visible.unwrap_or(false)),
         ("namespace.hide_metadata", namespace.hide_metadata.unwrap_or(false)),
     ])?;
-    let device = control.devices.get(&namespace.bdev_name).map_err(RpcError::invalid_params)?;
-    let mut options = NamespaceOptions::new(device);
+    let listed = control.devices.look(&namespace.bdev_name).map_err(RpcError::invalid_params)?;
+    if let Some(user) = listed.users.into_iter().next() {
+        let error = DeviceError::Claimed { name: namespace.bdev_name, user };
+        return Err(RpcError::invalid_params(error));
+    }
+    let mut options = NamespaceOptions::new(listed.device);
     options.nsid = namespace.nsid.filter(|nsid| *nsid != 0).map(Nsid);
     options.uuid = namespace.uuid.filter(|uuid| !uuid.is_nil());
     options.nguid = namespace.nguid.as_deref().map(|nguid| bytes("nguid", nguid)).transpose()?;

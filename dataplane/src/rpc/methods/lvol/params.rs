@@ -1,0 +1,175 @@
+//! Parameters of the methods of stores and volumes.
+
+use uuid::Uuid;
+
+use crate::{described, described_words};
+
+described_words! {
+    /// What is done first to the space of a new store.
+    pub(super) enum StoreClear {
+        /// Nothing: it is free, whatever the device holds there.
+        None = "none",
+        /// It is deallocated, where the device can.
+        Unmap = "unmap",
+        /// The same as `unmap`: a volume never shows what was there before.
+        WriteZeroes = "write_zeroes",
+    }
+}
+
+described_words! {
+    /// What is done first to the space of a new volume.
+    pub(super) enum VolumeClear {
+        /// Nothing.
+        Default = "default",
+        /// Nothing.
+        None = "none",
+        /// Nothing.
+        Unmap = "unmap",
+        /// Nothing.
+        WriteZeroes = "write_zeroes",
+    }
+}
+
+described! {
+    /// A new store.
+    pub(super) struct CreateStore {
+        /// The device it is made on.
+        bdev_name: String,
+        /// Its name: 1–63 bytes, printable, without spaces and slashes.
+        lvs_name: String,
+        /// Taken, without effect: space is given in blocks of 4 KiB.
+        cluster_sz: Option<u64>,
+        /// What is done first to its space. Default `none`: a volume never shows what was there before.
+        clear_method: Option<StoreClear>,
+        /// Taken, without effect: the map takes space where data does.
+        num_md_pages_per_cluster_ratio: Option<u32>,
+        /// Taken, without effect.
+        md_page_size: Option<u32>,
+        /// Make it even when the device holds something, which is lost. Default `false`. Not in SPDK.
+        force: Option<bool>,
+        /// Volumes, snapshots and clones at most, up to 32766. Default: one for each 16 MiB, 256–16384. Not in SPDK.
+        volumes_max: Option<u32>,
+        /// Its identity; random by default. Not in SPDK.
+        uuid: Option<Uuid>,
+    }
+}
+
+described! {
+    /// Which store, and how it is to be there.
+    pub(super) struct OpenStore {
+        /// The device it is on.
+        bdev_name: String,
+        /// The name it must have.
+        lvs_name: Option<String>,
+        /// Make one when the device is empty; needs `lvs_name`. Default `false`.
+        create: Option<bool>,
+    }
+}
+
+described! {
+    /// Which store: one of the two.
+    pub(super) struct WhichStore {
+        /// Its UUID.
+        uuid: Option<String>,
+        /// Its name.
+        lvs_name: Option<String>,
+    }
+}
+
+described! {
+    /// Another name of a store.
+    pub(super) struct RenameStore {
+        /// The name it has.
+        old_name: String,
+        /// The name it gets.
+        new_name: String,
+    }
+}
+
+described! {
+    /// A new volume.
+    pub(super) struct CreateVolume {
+        /// Its name, unique in the store: 1–63 bytes, printable, without spaces and slashes.
+        lvol_name: String,
+        /// Its size, in MiB.
+        size_in_mib: u64,
+        /// Take space when it is written.
+        thin_provision: Option<bool>,
+        /// UUID of the store, or its name.
+        uuid: Option<String>,
+        /// Name of the store, or its UUID.
+        lvs_name: Option<String>,
+        /// Taken, without effect: a new volume reads as zeroes.
+        clear_method: Option<VolumeClear>,
+        /// Identity of the volume; random by default. Not in SPDK.
+        lvol_uuid: Option<Uuid>,
+    }
+}
+
+described! {
+    /// A snapshot of a volume.
+    pub(super) struct Snapshot {
+        /// The volume: its UUID, or `store/volume`.
+        lvol_name: String,
+        /// Name of the snapshot.
+        snapshot_name: String,
+    }
+}
+
+described! {
+    /// A writable copy of a snapshot, or of a volume as it is now.
+    pub(super) struct Clone {
+        /// The snapshot or volume: its UUID, or `store/volume`.
+        snapshot_name: String,
+        /// Name of the clone.
+        clone_name: String,
+    }
+}
+
+described! {
+    /// Back to a snapshot.
+    pub(super) struct Rollback {
+        /// The volume: its UUID, or `store/volume`.
+        lvol_name: String,
+        /// The snapshot: its UUID, or `store/volume`.
+        snapshot_name: String,
+    }
+}
+
+described! {
+    /// Another name of a volume.
+    pub(super) struct RenameVolume {
+        /// The volume: its UUID, or `store/volume`.
+        old_name: String,
+        /// The name it gets, without the store's.
+        new_name: String,
+    }
+}
+
+described! {
+    /// Another size of a volume.
+    pub(super) struct Resize {
+        /// The volume: its UUID, or `store/volume`.
+        name: String,
+        /// Its new size, in MiB.
+        size_in_mib: u64,
+    }
+}
+
+described! {
+    /// Which volume.
+    pub(super) struct WhichVolume {
+        /// Its UUID, or `store/volume`.
+        name: String,
+    }
+}
+
+described! {
+    /// Whose volumes: all, or those of one store.
+    pub(super) struct GetVolumes {
+        /// UUID of the store.
+        lvs_uuid: Option<String>,
+        /// Name of the store.
+        lvs_name: Option<String>,
+    }
+}

@@ -1,0 +1,104 @@
+//! Stores of a real daemon: opened from a file of configuration, saved and loaded, closed and opened again.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Daemon, build_folder, free_address};
+use serde_json::{Value, json};
+
+const NQN: &str = "nqn.2026-01.org.example:volumes";
+
+fn config(folder: &Path, namespaces: &str) -> String {
+    let (disk, address) = (folder.join("disk"), free_address());
+    let text = format!(
+        "[[devices]]\nname = \"disk\"\nkind = \"uring\"\npath = {disk:?}\nsize = \"64 MiB\"\n\
+         [[stores]]\nname = \"fast\"\ndevice = \"disk\"\ncreate = true\n\
+         [[subsystems]]\nnqn = \"{NQN}\"\nnamespaces = [{namespaces}]\n\
+         listeners = [{{ address = \"{address}\" }}]\n"
+    );
+    let path = folder.join("pollux.toml");
+    std::fs::write(&path, text).expect("written");
+    path.to_str().expect("a path").to_owned()
+}
+
+#[test]
+fn a_store_in_the_configuration_is_made_once_and_its_volumes_are_served_from_then_on() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let path = config(folder.path(), "");
+    let mut daemon = Daemon::start_in(folder, &["--config", &path]);
+    let made =
+        daemon.call("bdev_lvol_create", json!({"lvs_name": "fast", "lvol_name": "v", "size_in_mib": 8}));
+    let volume = made.expect("a volume");
+    let stores = daemon.call("bdev_lvol_get_lvstores", Value::Null).expect("stores");
+    daemon.signal("KILL");
+    daemon.wait();
+
+    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("folder"));
+    let path = config(folder.path(), "{ device = \"fast/v\" }");
+    let daemon = Daemon::start_in(folder, &["--config", &path]);
+    let again = daemon.call("bdev_lvol_get_lvstores", Value::Null).expect("stores");
+    assert_eq!(again[0]["uuid"], stores[0]["uuid"]);
+    let subsystems = daemon.call("nvmf_get_subsystems", Value::Null).expect("subsystems");
+    assert_eq!(subsystems[1]["namespaces"][0]["bdev_name"], volume);
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn what_is_saved_with_a_store_loads_into_a_new_daemon_unchanged() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let disk = folder.path().join("disk");
+    let daemon = Daemon::start(&[]);
+    for (method, params) in [
+        ("bdev_uring_create", json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20})),
+        ("bdev_lvol_create_lvstore", json!({"bdev_name": "disk", "lvs_name": "s"})),
+        ("bdev_lvol_create", json!({"lvs_name": "s", "lvol_name": "v", "size_in_mib": 8})),
+        ("bdev_lvol_snapshot", json!({"lvol_name": "s/v", "snapshot_name": "snap"})),
+        ("nvmf_create_subsystem", json!({"nqn": NQN})),
+        ("nvmf_subsystem_add_ns", json!({"nqn": NQN, "namespace": {"bdev_name": "s/v"}})),
+    ] {
+        daemon.call(method, params).expect(method);
+    }
+    let saved = daemon.call("save_config", Value::Null).expect("saved");
+    let volumes = daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes");
+    assert_eq!(volumes.as_array().map(Vec::len), Some(2));
+    assert!(daemon.stop().success());
+
+    let daemon = Daemon::start(&[]);
+    daemon.call("load_config", saved.clone()).expect("loaded");
+    assert_eq!(daemon.call("save_config", Value::Null).expect("saved"), saved);
+    assert_eq!(daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes"), volumes);
+    // A device that goes takes its store along, namespaces first, and brings it back.
+    daemon.call("bdev_uring_delete", json!({"name": "disk"})).expect("deleted");
+    assert_eq!(daemon.call("bdev_get_bdevs", Value::Null).expect("devices"), json!([]));
+    let create = json!({"name": "disk", "filename": disk});
+    daemon.call("bdev_uring_create", create).expect("created");
+    assert_eq!(daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes"), volumes);
+    // Closed by hand, it is opened by hand.
+    daemon.call("bdev_lvol_close_lvstore", json!({"lvs_name": "s"})).expect("closed");
+    let other = daemon.call("bdev_lvol_open_lvstore", json!({"bdev_name": "disk", "lvs_name": "t"}));
+    let (code, message) = other.expect_err("another name");
+    assert!(code == -22 && message.contains("is named s, not t"), "{code} {message}");
+    daemon.call("bdev_lvol_open_lvstore", json!({"bdev_name": "disk", "lvs_name": "s"})).expect("open");
+    assert_eq!(daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes"), volumes);
+}
+
+#[test]
+fn a_file_with_a_filesystem_becomes_a_store_only_by_force() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let disk = folder.path().join("disk");
+    let mut image = vec![0_u8; 64 << 20];
+    image[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    std::fs::write(&disk, &image).expect("written");
+    let daemon = Daemon::start(&[]);
+    daemon.call("bdev_uring_create", json!({"name": "disk", "filename": disk})).expect("created");
+    let create = |force| {
+        let params = json!({"bdev_name": "disk", "lvs_name": "s", "force": force});
+        daemon.call("bdev_lvol_create_lvstore", params)
+    };
+    let (code, message) = create(false).expect_err("it holds something");
+    assert!(code == -1 && message.contains("an ext2, ext3 or ext4 filesystem"), "{code} {message}");
+    let params = json!({"bdev_name": "disk", "lvs_name": "s", "create": true});
+    assert_eq!(daemon.call("bdev_lvol_open_lvstore", params).expect_err("not empty").0, -1);
+    create(true).expect("forced");
+}
