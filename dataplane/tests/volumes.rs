@@ -102,3 +102,75 @@ fn a_file_with_a_filesystem_becomes_a_store_only_by_force() {
     assert_eq!(daemon.call("bdev_lvol_open_lvstore", params).expect_err("not empty").0, -1);
     create(true).expect("forced");
 }
+
+/// The command's exit code, and what it printed on both of its outputs.
+fn pollux(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_pollux"))
+        .args(arguments)
+        .env("POLLUX_RPC_SOCKET", &daemon.socket)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("pollux runs");
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+fn ok(daemon: &Daemon, arguments: &[&str]) -> String {
+    let (code, text) = pollux(daemon, arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn the_command_makes_stores_and_volumes_and_refuses_what_loses_data() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let disk = folder.path().join("disk");
+    let path = disk.to_str().expect("a path");
+    let daemon = Daemon::start(&[]);
+    let create = json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20});
+    daemon.call("bdev_uring_create", create).expect("created");
+    ok(&daemon, &["store", "create", "disk", "one"]);
+    ok(&daemon, &["store", "rename", "one", "fast"]);
+    let volume = ok(&daemon, &["volume", "create", "fast/v", "16M"]);
+    let snapshot = ok(&daemon, &["volume", "snapshot", "fast/v", "before"]);
+    ok(&daemon, &["volume", "clone", "fast/before", "trial"]);
+    ok(&daemon, &["volume", "rename", "fast/trial", "copy"]);
+    ok(&daemon, &["volume", "resize", "fast/copy", "32M"]);
+    let listed = ok(&daemon, &["volume", "list", "fast"]);
+    for (uuid, part) in [(&volume, "16 MiB  volume"), (&snapshot, "16 MiB  snapshot")] {
+        let line = listed.lines().find(|line| line.contains(uuid.trim())).expect("listed");
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(listed.contains("32 MiB  clone "), "{listed}");
+    assert!(ok(&daemon, &["store", "list"]).lines().any(|line| line.starts_with("fast ")), "listed");
+
+    let (code, text) = pollux(&daemon, &["volume", "resize", "fast/copy", "16M"]);
+    assert!(code == Some(2) && text.contains("needs --force"), "{code:?} {text}");
+    ok(&daemon, &["volume", "resize", "fast/copy", "16M", "--force"]);
+    ok(&daemon, &["volume", "rollback", "fast/v", "fast/before"]);
+    ok(&daemon, &["volume", "delete", "fast/before"]);
+    let (code, text) = pollux(&daemon, &["volume", "delete", "fast/before"]);
+    assert!(code == Some(1) && text.contains("no volume fast/before"), "{code:?} {text}");
+    let (code, text) = pollux(&daemon, &["volume", "create", "v", "1M"]);
+    assert!(code == Some(2) && text.contains("expected STORE/NAME"), "{code:?} {text}");
+    assert_eq!(pollux(&daemon, &["volume", "create", "fast/w", "5k"]).0, Some(2));
+    let (code, text) = pollux(&daemon, &["store", "destroy", "fast"]);
+    assert!(code == Some(2) && text.contains("has 2 volumes"), "{code:?} {text}");
+
+    // Looked at only when nobody serves it.
+    let (code, text) = pollux(&daemon, &["store", "check", path]);
+    assert!(code == Some(1) && text.contains("in use"), "{code:?} {text}");
+    daemon.call("bdev_uring_delete", json!({"name": "disk"})).expect("deleted");
+    assert!(ok(&daemon, &["store", "check", "--data", path]).starts_with("sound: 2 volumes"));
+    let dumped: Value = serde_json::from_str(&ok(&daemon, &["store", "dump", "--json", path])).expect("JSON");
+    assert_eq!((&dumped["name"], &dumped["volumes"][0]["name"]), (&json!("fast"), &json!("v")));
+    assert!(ok(&daemon, &["store", "dump", path]).contains("name=copy"));
+
+    daemon.call("bdev_uring_create", json!({"name": "disk", "filename": disk})).expect("created");
+    ok(&daemon, &["store", "destroy", "fast", "--force"]);
+    daemon.call("bdev_uring_delete", json!({"name": "disk"})).expect("deleted");
+    let (code, text) = pollux(&daemon, &["store", "check", path]);
+    assert!(code == Some(1) && text.contains("not a store"), "{code:?} {text}");
+    let socket = "/nonexistent/socket";
+    assert_eq!(pollux(&daemon, &["volume", "list", "--rpc-socket", socket]).0, Some(3));
+}

@@ -13,7 +13,7 @@ const EXIT_CODES: &str = "Exit codes:
   1    an I/O or a command failed
   2    wrong usage
   3    the target or the RPC socket cannot be reached, or the connection was refused
-  4    data read differs from data written (perf --verify)
+  4    data read differs from data written (perf --verify), or a store has faults (store check)
   130  interrupted";
 
 /// Discover, inspect, measure and control NVMe over Fabrics targets.
@@ -32,6 +32,16 @@ pub(crate) enum Command {
     Identify(Box<IdentifyArgs>),
     /// Measure a namespace: IOPS, bandwidth and latency percentiles, optionally with verified data
     Perf(Box<PerfArgs>),
+    /// Make, list, rename, check and destroy stores: what volumes live in
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Make, list, resize, snapshot, clone, roll back, rename and delete volumes
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// Call a JSON-RPC method of a data plane
     Rpc(RpcArgs),
     /// Print the completion script of a shell
@@ -184,19 +194,183 @@ pub(crate) struct PerfArgs {
     pub(crate) quiet: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct RpcArgs {
+/// How to reach a data plane's control.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SocketArgs {
     /// Unix socket of the data plane
     #[arg(short = 's', long, alias = "socket", value_name = "PATH", env = "POLLUX_RPC_SOCKET", default_value = dataplane::config::RPC_SOCKET)]
     pub(crate) rpc_socket: PathBuf,
     /// How long to wait for the answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RpcArgs {
+    #[command(flatten)]
+    pub(crate) socket: SocketArgs,
     /// Method to call; rpc_get_methods lists them
     pub(crate) method: String,
     /// Parameters: a JSON object, or - to read it from standard input
     #[arg(value_name = "JSON")]
     pub(crate) params: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Make a store on a device of a data plane, and open it
+    Create {
+        /// The device, which must be empty
+        device: String,
+        /// Name of the store: 1 to 63 bytes, without spaces and slashes
+        name: String,
+        /// Make it even when the device holds something, which is lost
+        #[arg(long)]
+        force: bool,
+        /// Volumes, snapshots and clones at most [default: one for each 16 MiB, 256 to 16384]
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32766))]
+        volumes_max: Option<u32>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List the open stores
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Open the store on a device; stores open by themselves when their device is created
+    Open {
+        /// The device
+        device: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Close a store with everything on the media; hosts lose its volumes until it is opened again
+    Close {
+        /// The store
+        name: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Give a store another name
+    Rename {
+        /// The name it has
+        old: String,
+        /// The name it gets
+        new: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Make the device forget a store; one that has volumes only with --force
+    Destroy {
+        /// The store
+        name: String,
+        /// Even when it has volumes, which are lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Read all of a store that no data plane has open, writing nothing, and say what is wrong
+    Check {
+        /// Path of the block device or file
+        path: PathBuf,
+        /// Read and check every block of data as well
+        #[arg(long)]
+        data: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a store that no data plane has open says of itself, writing nothing
+    Dump {
+        /// Path of the block device or file
+        path: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume, which reads as zeroes
+    Create {
+        /// STORE/NAME
+        volume: String,
+        /// Its size: a multiple of 1 MiB (suffixes M, G, T: powers of 1024)
+        size: ByteCount,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List volumes and snapshots
+    List {
+        /// Only those of this store
+        store: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Delete a volume or snapshot; hosts lose it, what was made from it stays
+    Delete {
+        /// STORE/NAME or UUID
+        volume: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Give a volume another size
+    Resize {
+        /// STORE/NAME or UUID
+        volume: String,
+        /// Its new size: a multiple of 1 MiB
+        size: ByteCount,
+        /// Smaller than it is: what lies beyond the new size is lost
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Keep what a volume holds at this instant
+    Snapshot {
+        /// STORE/NAME or UUID of the volume
+        volume: String,
+        /// Name of the snapshot, in the same store
+        name: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Make a writable volume that begins as a snapshot, or as a volume is now
+    Clone {
+        /// STORE/NAME or UUID of the snapshot or volume
+        origin: String,
+        /// Name of the clone, in the same store
+        name: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Make a volume hold again what a snapshot holds; what was written since is lost
+    Rollback {
+        /// STORE/NAME or UUID of the volume
+        volume: String,
+        /// STORE/NAME or UUID of the snapshot
+        snapshot: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Give a volume or snapshot another name
+    Rename {
+        /// STORE/NAME or UUID
+        volume: String,
+        /// The name it gets, without the store's
+        name: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
 }
 
 /// Longest time that can be asked for: a day, so that no arithmetic on deadlines can overflow.

@@ -8,13 +8,16 @@ mod manual;
 mod perf;
 mod rpc;
 mod size;
+mod store;
+mod volume;
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde_json::Value;
 
-use args::{Cli, Command, RpcArgs};
+use args::{Cli, Command, RpcArgs, SocketArgs};
 
 /// How a command ended when it did not succeed; each has an exit code, listed in `--help`.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +59,8 @@ fn main() -> ExitCode {
         Command::Discover(args) => discover::run(&args),
         Command::Identify(args) => identify::run(&args),
         Command::Perf(args) => perf::run(&args),
+        Command::Store { command } => store::run(&command),
+        Command::Volume { command } => volume::run(&command),
         Command::Rpc(args) => call_rpc(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
@@ -80,13 +85,19 @@ fn complain(failure: &Failure) {
 
 fn call_rpc(args: &RpcArgs) -> Result<(), Failure> {
     let params = args.params.as_deref().map(parse_params).transpose()?;
-    let result = rpc::call(&args.rpc_socket, &args.method, params.as_ref(), args.timeout).map_err(
-        |error| match error {
-            rpc::RpcError::Connect { .. } => Failure::Unreachable(error.to_string()),
-            other => Failure::Failed(other.to_string()),
-        },
-    )?;
-    let text = serde_json::to_string_pretty(&result).map_err(|error| Failure::Failed(error.to_string()))?;
+    print_json(&call(&args.socket, &args.method, params.as_ref())?)
+}
+
+/// Calls a method of a data plane.
+fn call(socket: &SocketArgs, method: &str, params: Option<&Value>) -> Result<Value, Failure> {
+    rpc::call(&socket.rpc_socket, method, params, socket.timeout).map_err(|error| match error {
+        rpc::RpcError::Connect { .. } => Failure::Unreachable(error.to_string()),
+        other => Failure::Failed(other.to_string()),
+    })
+}
+
+fn print_json(value: &Value) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
 }
