@@ -131,10 +131,10 @@ fio_verify() {
         --minimal "$@" >/tmp/fio.out || { cat /tmp/fio.out && return 1; }
 }
 
-# A verified load that goes on until load_end, which fails when any round of it did.
+# load_start DEVICE [OPTION…]: a verified load that goes on until load_end, which fails when any round of it did.
 load_start() {
     touch /tmp/load
-    (while [ -e /tmp/load ]; do fio_verify "$1" --bssplit=4k/80:64k/20 --size=48M --io_size=24M --iodepth=16; done) &
+    (while [ -e /tmp/load ]; do fio_verify "$@" --bssplit=4k/80:64k/20 --size=48M --io_size=24M --iodepth=16; done) &
     LOAD=$!
     LOAD_STAT=/sys/block/${1##*/}/stat
     load_moves

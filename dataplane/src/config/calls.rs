@@ -178,6 +178,7 @@ fn open_store(store: &Store) -> Call {
     params.insert("bdev_name".to_owned(), json!(store.device));
     params.insert("lvs_name".to_owned(), json!(store.name));
     optional(&mut params, "create", &store.create);
+    optional(&mut params, "write_through", &store.write_through);
     let what = format!("store {}", store.name);
     Call { method: "bdev_lvol_open_lvstore", params: Value::Object(params), what }
 }

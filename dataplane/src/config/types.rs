@@ -160,6 +160,9 @@ described! {
         device: String,
         /// Make it when the device is empty. Default `false`: it must be there.
         create: Option<bool>,
+        /// Every write is on the media before it completes: nothing is lost when this process dies and hosts go on. Default
+        /// `false`: with the next flush.
+        write_through: Option<bool>,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The stores of a process: made, opened, changed and closed. Everything here blocks, and must not be called on a reactor.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reactors::ReactorHandle;
@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::install::Installed;
 use super::media::DeviceMedia;
 use super::signature::content;
-use super::volume::VolumeDevice;
+use super::volume::{StoreFlags, VolumeDevice};
 use crate::device::{Claim, ClaimKind, Device, DeviceError, DeviceRegistry};
 use crate::store::format::{Bytes, FormatError, STORE_NAME_BYTES, SuperblockV1};
 use crate::store::{
@@ -56,6 +56,8 @@ pub struct StoreSummary {
     pub counters: Counters,
     /// Whether metadata could not be written, so that it only reads until it is opened again.
     pub stopped: bool,
+    /// Whether every write is on the media before it completes.
+    pub write_through: bool,
 }
 
 /// A volume or snapshot with its store.
@@ -80,7 +82,7 @@ impl Volume {
 
 /// An open store.
 pub struct OpenStore {
-    number: u64,
+    flags: Arc<StoreFlags>,
     uuid: Uuid,
     name: Mutex<String>,
     base: Arc<dyn Device>,
@@ -108,6 +110,16 @@ impl OpenStore {
     /// Name of the device it is on.
     pub fn device(&self) -> String {
         self.base.info().name.to_string()
+    }
+
+    /// Whether every write is on the media before it completes.
+    pub fn is_write_through(&self) -> bool {
+        self.flags.write_through.load(Relaxed)
+    }
+
+    /// Makes writes complete only when they are on the media, or with the next flush again. For as long as it is open.
+    pub fn set_write_through(&self, write_through: bool) {
+        self.flags.write_through.store(write_through, Relaxed);
     }
 
     /// Names of its volumes as devices.
@@ -141,7 +153,9 @@ impl OpenStore {
     /// When it is closed meanwhile.
     pub fn summary(&self) -> Result<StoreSummary, StoreError> {
         let (counters, stopped) = self.ask(|store| (store.counters(), store.is_stopped()))?;
-        Ok(StoreSummary { name: self.name(), uuid: self.uuid, device: self.device(), counters, stopped })
+        let write_through = self.is_write_through();
+        let (name, device) = (self.name(), self.device());
+        Ok(StoreSummary { name, uuid: self.uuid, device, counters, stopped, write_through })
     }
 
     /// Its volumes and snapshots.
@@ -294,7 +308,7 @@ impl StoreSet {
         let infos: Vec<VolumeInfo> = store.volumes().collect();
         let installed = Installed::new(number, &name, store, claim.device(), &reactors)?;
         let open = Arc::new(OpenStore {
-            number,
+            flags: Arc::new(StoreFlags { number, write_through: AtomicBool::new(false) }),
             uuid,
             name: Mutex::new(name),
             base: Arc::clone(claim.device()),
@@ -339,7 +353,7 @@ impl StoreSet {
             self.devices.delete(&name)?;
         }
         locked(&store.volumes).clear();
-        locked(&self.open).retain(|other| other.number != store.number);
+        locked(&self.open).retain(|other| !Arc::ptr_eq(other, store));
         let installed = locked(&store.installed).take();
         installed.map_or(Ok(()), Installed::close)
     }
@@ -398,7 +412,7 @@ impl StoreSet {
     // Volumes
 
     fn add_device(&self, store: &OpenStore, info: &VolumeInfo) -> Result<(), DeviceError> {
-        let device = Arc::new(VolumeDevice::new(store.number, &store.name(), info));
+        let device = Arc::new(VolumeDevice::new(Arc::clone(&store.flags), &store.name(), info));
         self.devices.add(Arc::clone(&device) as Arc<dyn Device>)?;
         locked(&store.volumes).insert(info.id.0, device);
         Ok(())
@@ -473,7 +487,7 @@ impl StoreSet {
     pub fn roll_back(&self, name: &str, snapshot: &str) -> Result<VolumeInfo, StoreError> {
         let (store, volume) = self.find_volume(name)?;
         let (other, snapshot) = self.find_volume(snapshot)?;
-        if store.number != other.number {
+        if !Arc::ptr_eq(&store, &other) {
             return Err(StoreError::NoVolume { name: snapshot.alias() });
         }
         store.control(Control::Rollback { volume: volume.info.id, snapshot: snapshot.info.id })?;

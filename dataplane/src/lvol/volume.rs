@@ -24,9 +24,16 @@ pub struct VolumeDevice {
     alias: RwLock<String>,
 }
 
-struct Shared {
+/// What all volumes of a store heed.
+pub(super) struct StoreFlags {
     /// Number of the store in this process.
-    store: u64,
+    pub(super) number: u64,
+    /// Every write is on the media before it completes.
+    pub(super) write_through: AtomicBool,
+}
+
+struct Shared {
+    store: Arc<StoreFlags>,
     id: VolumeId,
     name: Arc<str>,
     uuid: Uuid,
@@ -38,7 +45,7 @@ struct Shared {
 }
 
 impl VolumeDevice {
-    pub(super) fn new(store: u64, store_name: &str, info: &VolumeInfo) -> Self {
+    pub(super) fn new(store: Arc<StoreFlags>, store_name: &str, info: &VolumeInfo) -> Self {
         let shared = Shared {
             store,
             id: info.id,
@@ -79,7 +86,7 @@ impl Device for VolumeDevice {
             uuid: self.shared.uuid,
             block_size: BlockSize::B4096,
             blocks: self.shared.blocks.load(Relaxed),
-            write_cache: true,
+            write_cache: !self.shared.store.write_through.load(Relaxed),
             operations: Operations::all(),
             // All blocks of one command enter the map together.
             atomic_blocks: COMMAND_BLOCKS_MAX,
@@ -93,7 +100,7 @@ impl Device for VolumeDevice {
 
     fn open_queue(&self, _: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
         let missing = || DeviceError::NotHere { name: self.shared.name.to_string() };
-        Ok(match get(self.shared.store).ok_or_else(missing)? {
+        Ok(match get(self.shared.store.number).ok_or_else(missing)? {
             AnyPort::Owner(port) => Box::new(VolumeQueue::open(&self.shared, port)),
             AnyPort::Client(port) => Box::new(VolumeQueue::open(&self.shared, port)),
         })
@@ -145,13 +152,21 @@ fn is_empty(op: &Op) -> bool {
     }
 }
 
+/// Makes a change complete only when it is on the media.
+fn force_through(op: &mut Op) {
+    match op {
+        Op::Write { fua, .. } | Op::WriteZeroes { fua, .. } => *fua = true,
+        Op::Read { .. } | Op::Flush | Op::Deallocate { .. } => {}
+    }
+}
+
 fn finish(io: Io, status: Status) -> Submission {
     Submission::Done(IoDone { tag: io.tag, status, buffer: io.op.into_buffer() })
 }
 
 impl<P: Port> Queue for VolumeQueue<P> {
     #[inline]
-    fn submit(&mut self, io: Io) -> Submission {
+    fn submit(&mut self, mut io: Io) -> Submission {
         let port = &mut *self.port.borrow_mut();
         if let Err(status) = self.check(&io.op) {
             port.lane().refused(self.number, io.op.kind());
@@ -159,6 +174,9 @@ impl<P: Port> Queue for VolumeQueue<P> {
         }
         if is_empty(&io.op) {
             return finish(io, Status::SUCCESS);
+        }
+        if self.shared.store.write_through.load(Relaxed) {
+            force_through(&mut io.op);
         }
         match port.lane().admit(self.number, self.shared.id, io) {
             Ok((slot, order)) => {

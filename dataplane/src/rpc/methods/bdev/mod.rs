@@ -239,5 +239,6 @@ fn examined(_: &Control, _: super::NoParams) -> RpcResult {
 /// The calls that make the devices as they are now.
 pub(super) fn saved(control: &Control) -> Vec<Value> {
     let made = control.devices.list();
-    made.iter().filter_map(render::call).chain(nvme::saved(control)).collect()
+    let devices = made.iter().filter_map(render::call).chain(nvme::saved(control));
+    devices.chain(super::lvol::saved(control)).collect()
 }

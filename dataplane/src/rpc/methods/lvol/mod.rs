@@ -4,7 +4,7 @@ mod params;
 mod render;
 
 use rustix::io::Errno;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use params::{
     Clone, CreateStore, CreateVolume, GetVolumes, OpenStore, RenameStore, RenameVolume, Resize, Rollback,
@@ -105,6 +105,7 @@ fn create_store(control: &Control, params: CreateStore) -> RpcResult {
         force: params.force.unwrap_or(false),
     };
     let store = control.stores.create(&options).map_err(|error| refused(&error))?;
+    store.set_write_through(params.write_through.unwrap_or(false));
     Ok(Value::String(store.uuid().to_string()))
 }
 
@@ -145,7 +146,10 @@ fn open_store(control: &Control, params: OpenStore) -> RpcResult {
     let found = store.name();
     match params.lvs_name.filter(|wanted| *wanted != found) {
         Some(wanted) => Err(refused(&StoreError::OtherName { device: device.clone(), found, wanted })),
-        None => Ok(Value::String(store.uuid().to_string())),
+        None => {
+            params.write_through.into_iter().for_each(|on| store.set_write_through(on));
+            Ok(Value::String(store.uuid().to_string()))
+        }
     }
 }
 
@@ -298,6 +302,16 @@ fn get_volumes(control: &Control, params: GetVolumes) -> RpcResult {
         shown.extend(volumes.iter().map(render::volume));
     }
     Ok(Value::Array(shown))
+}
+
+/// The calls that make stores what they are now, beyond what is on their devices.
+pub(super) fn saved(control: &Control) -> Vec<Value> {
+    let stores = control.stores.list().into_iter().filter(|store| store.is_write_through());
+    let call = |store: std::sync::Arc<lvol::OpenStore>| {
+        let params = json!({"bdev_name": store.device(), "lvs_name": store.name(), "write_through": true});
+        json!({"method": "bdev_lvol_open_lvstore", "params": params})
+    };
+    stores.map(call).collect()
 }
 
 /// What `bdev_get_bdevs` tells of the volumes: by the names of their devices.

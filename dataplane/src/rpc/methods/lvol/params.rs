@@ -51,6 +51,8 @@ described! {
         volumes_max: Option<u32>,
         /// Its identity; random by default. Not in SPDK.
         uuid: Option<Uuid>,
+        /// Every write is on the media before it completes, as long as the store is open. Default `false`. Not in SPDK.
+        write_through: Option<bool>,
     }
 }
 
@@ -63,6 +65,9 @@ described! {
         lvs_name: Option<String>,
         /// Make one when the device is empty; needs `lvs_name`. Default `false`.
         create: Option<bool>,
+        /// Every write is on the media before it completes, as long as the store is open. Default: as it is, at first
+        /// `false`.
+        write_through: Option<bool>,
     }
 }
 

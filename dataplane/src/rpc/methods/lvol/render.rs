@@ -17,6 +17,7 @@ pub(super) fn store(summary: &StoreSummary) -> Value {
         "cluster_size": BLOCK_BYTES,
         "freeing_clusters": counters.freeing,
         "stopped": summary.stopped,
+        "write_through": summary.write_through,
     })
 }
 
