@@ -9,7 +9,10 @@
 
 pub mod device;
 pub mod model;
+mod plan;
 mod run;
+mod verify;
 mod workload;
 
-pub use run::{Failed, Outcome, run};
+pub use plan::{Plan, run_all};
+pub use run::{COMMANDS, Failed, Outcome, run};

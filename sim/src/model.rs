@@ -7,26 +7,22 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dataplane::store::format::Bytes;
-use dataplane::store::{BLOCK_BYTES, Control, Lsn, VolumeBlock, VolumeId, VolumeKind};
+use dataplane::store::{
+    BLOCK_BYTES, ChangedRange, Control, Lsn, Settings, VolumeBlock, VolumeId, VolumeKind,
+};
 
 /// Blocks of a leaf of the map: one record never crosses its bounds.
 const LEAF_BLOCKS: u64 = 256;
 
-/// What tells one written block from every other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stamp(pub u64);
-
-impl Stamp {
-    /// The block with this stamp.
-    pub fn bytes(self) -> Bytes {
-        let mut bytes = [0; BLOCK_BYTES];
-        let mut word = self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        for chunk in bytes.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-            word = word.rotate_left(9).wrapping_add(self.0);
-        }
-        bytes
+/// A block like no other: `stamp` tells it from all that were written before.
+pub fn stamped(stamp: u64) -> Rc<Bytes> {
+    let mut bytes = [0; BLOCK_BYTES];
+    let mut word = stamp.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for chunk in bytes.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+        word = word.rotate_left(9).wrapping_add(stamp);
     }
+    Rc::new(bytes)
 }
 
 /// A volume.
@@ -38,8 +34,12 @@ pub struct Volume {
     pub blocks: u64,
     /// What it may be used for.
     pub kind: VolumeKind,
+    /// How it is used.
+    pub settings: Settings,
+    /// Where it was made from, while that exists.
+    pub origin: Option<VolumeId>,
     /// Blocks that were written and not unmapped since.
-    pub content: Rc<BTreeMap<u64, Stamp>>,
+    pub content: Rc<BTreeMap<u64, Rc<Bytes>>>,
 }
 
 /// All volumes.
@@ -48,17 +48,26 @@ pub type State = BTreeMap<u32, Volume>;
 /// A change that was sent to the store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// Blocks from `at` on, one for each stamp.
+    /// Blocks from `at` on.
     Write {
         /// Whose.
         volume: VolumeId,
         /// First block.
         at: VolumeBlock,
         /// What.
-        stamps: Vec<Stamp>,
+        data: Vec<Rc<Bytes>>,
     },
     /// Blocks read as zeroes.
     Unmap {
+        /// Whose.
+        volume: VolumeId,
+        /// First block.
+        at: VolumeBlock,
+        /// How many.
+        blocks: u32,
+    },
+    /// Shared blocks become the volume's own: nothing that a host sees.
+    Own {
         /// Whose.
         volume: VolumeId,
         /// First block.
@@ -107,8 +116,9 @@ impl Model {
     /// A change was applied; `lsn` is its last record.
     pub fn apply(&mut self, change: &Change, lsn: Lsn) {
         let steps = match change {
-            Change::Write { volume, at, stamps } => self.write(*volume, *at, stamps),
+            Change::Write { volume, at, data } => self.write(*volume, *at, data),
             Change::Unmap { volume, at, blocks } => self.unmap(*volume, *at, *blocks),
+            Change::Own { .. } => Vec::new(),
             Change::Control(control, made) => vec![self.control(control, *made)],
         };
         let count = steps.len() as u64;
@@ -117,15 +127,15 @@ impl Model {
         }
     }
 
-    fn write(&self, volume: VolumeId, at: VolumeBlock, stamps: &[Stamp]) -> Vec<State> {
+    fn write(&self, volume: VolumeId, at: VolumeBlock, data: &[Rc<Bytes>]) -> Vec<State> {
         let mut state = State::clone(self.now());
         let mut steps = Vec::new();
-        for (block, stamp) in (at.0..).zip(stamps) {
+        for (block, bytes) in (at.0..).zip(data) {
             if block % LEAF_BLOCKS == 0 && block > at.0 {
                 steps.push(state.clone());
             }
             let volume = state.get_mut(&volume.0).expect("written volumes exist");
-            Rc::make_mut(&mut volume.content).insert(block, *stamp);
+            Rc::make_mut(&mut volume.content).insert(block, Rc::clone(bytes));
         }
         steps.push(state);
         steps
@@ -155,35 +165,84 @@ impl Model {
         let made = made.map(|id| id.0);
         match control {
             Control::Create { name, blocks, .. } => {
-                let volume = Volume {
-                    name: name.clone(),
-                    blocks: *blocks,
-                    kind: VolumeKind::Writable,
-                    content: Rc::default(),
-                };
-                state.insert(made.expect("it was made"), volume);
+                state.insert(made.expect("it was made"), empty(name, *blocks, Settings::default()));
+            }
+            Control::CreateWith { name, blocks, settings, .. } => {
+                state.insert(made.expect("it was made"), empty(name, *blocks, *settings));
             }
             Control::Copy { origin, name, kind, .. } => {
-                let volume = Volume { name: name.clone(), kind: *kind, ..state[&origin.0].clone() };
+                let from = state[&origin.0].clone();
+                let settings = Settings { checksums: from.settings.checksums, ..Settings::default() };
+                let volume =
+                    Volume { name: name.clone(), kind: *kind, settings, origin: Some(*origin), ..from };
                 state.insert(made.expect("it was made"), volume);
             }
             Control::Delete { volume } => {
                 state.remove(&volume.0);
+                let orphans = state.values_mut().filter(|other| other.origin == Some(*volume));
+                orphans.for_each(|orphan| orphan.origin = None);
             }
-            Control::Resize { volume, blocks } => {
-                let volume = state.get_mut(&volume.0).expect("resized volumes exist");
+            Control::Resize { volume, blocks } | Control::Truncate { volume, blocks } => {
+                let volume = existing(&mut state, *volume);
                 volume.blocks = *blocks;
                 Rc::make_mut(&mut volume.content).retain(|block, _| block < blocks);
             }
+            Control::Configure { volume, read_only, reserved } => {
+                let settings = &mut existing(&mut state, *volume).settings;
+                settings.read_only = read_only.unwrap_or(settings.read_only);
+                settings.reserved = reserved.unwrap_or(settings.reserved);
+            }
+            Control::Detach { volume } => existing(&mut state, *volume).origin = None,
             Control::Rollback { volume, snapshot } => {
                 let source = state[&snapshot.0].clone();
-                let volume = state.get_mut(&volume.0).expect("rolled back volumes exist");
+                let volume = existing(&mut state, *volume);
                 (volume.content, volume.blocks) = (source.content, source.blocks);
             }
-            Control::Rename { volume, name } => {
-                state.get_mut(&volume.0).expect("renamed volumes exist").name.clone_from(name);
-            }
+            Control::Rename { volume, name } => existing(&mut state, *volume).name.clone_from(name),
         }
         state
     }
+}
+
+fn existing(state: &mut State, id: VolumeId) -> &mut Volume {
+    state.get_mut(&id.0).expect("changed volumes exist")
+}
+
+fn empty(name: &str, blocks: u64, settings: Settings) -> Volume {
+    let name = name.to_owned();
+    Volume { name, blocks, kind: VolumeKind::Writable, settings, origin: None, content: Rc::default() }
+}
+
+/// Whether a block of a volume holds these bytes in any of these states.
+pub(crate) fn holds<'a>(
+    mut states: impl Iterator<Item = &'a Rc<State>>,
+    volume: VolumeId,
+    block: u64,
+    bytes: &Rc<Bytes>,
+) -> bool {
+    const ZERO: Bytes = [0; BLOCK_BYTES];
+    states.any(|state| {
+        state.get(&volume.0).is_some_and(|volume| match volume.content.get(&block) {
+            None => **bytes == ZERO,
+            Some(content) => Rc::ptr_eq(bytes, content) || bytes == content,
+        })
+    })
+}
+
+/// What differs between two volumes, as far as hosts see: blocks that hold other bytes, or are mapped in one alone. The store
+/// may name more, since the same bytes may have been written again.
+pub(crate) fn differs(from: Option<&Volume>, to: &Volume) -> BTreeMap<u64, (bool, bool)> {
+    let nothing = Rc::default();
+    let before = from.map_or(&nothing, |from| &from.content);
+    let blocks = before.keys().chain(to.content.keys());
+    let changed = blocks.filter(|block| before.get(block) != to.content.get(block));
+    changed.map(|block| (*block, (before.contains_key(block), to.content.contains_key(block)))).collect()
+}
+
+/// The same form of what the store says.
+pub(crate) fn each_block(ranges: &[ChangedRange]) -> BTreeMap<u64, (bool, bool)> {
+    let blocks = ranges.iter().flat_map(|range| {
+        (range.at.0..range.at.0 + range.blocks).map(|block| (block, (range.before, range.after)))
+    });
+    blocks.collect()
 }

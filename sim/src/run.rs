@@ -1,27 +1,31 @@
 //! One seed: a store, its lives, its deaths.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
 use dataplane::store::format::{Bytes, crc32c};
 use dataplane::store::{
-    BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Command, Control, CreateOptions, Event, Failure, Finished,
-    Limits, Lsn, Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, check, create, open,
+    BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, Limits, Lsn, Operation,
+    Request, RequestOp, Store, VolumeBlock, VolumeId, create, open,
 };
 use fastrand::Rng;
 use uuid::Uuid;
 
 use crate::device::Device;
-use crate::model::{Change, Model, State};
-use crate::workload::{Action, SMALL_BLOCKS, Workload, holds};
+use crate::model::{Change, Model, holds};
+use crate::verify::{live_volumes, verify};
+use crate::workload::{Action, Workload};
 
 /// Small, so that pages come and go, slots run out and checkpoints are frequent.
-const LIMITS: Limits = Limits { commands: 8, map_pages: 16, counts_pages: 2, frames: 96 };
+pub(crate) const LIMITS: Limits = Limits { commands: 8, map_pages: 16, counts_pages: 2, frames: 96 };
 const VOLUMES: u32 = 20;
 const LIVES: u32 = 3;
 /// More steps than any life needs: beyond it something waits for ever.
-const STEPS_MAX: u32 = 200_000;
+pub(crate) const STEPS_MAX: u32 = 200_000;
+
+/// Commands in each life of a store, unless told otherwise.
+pub const COMMANDS: u32 = 60;
 
 /// What a run did.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -34,6 +38,13 @@ pub struct Outcome {
     pub full: u64,
     /// Records of the log.
     pub records: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { deaths, commands, full, records } = self;
+        write!(f, "{commands} commands, {records} records, {full} met a full store; {deaths} power failures")
+    }
 }
 
 impl std::ops::AddAssign for Outcome {
@@ -50,22 +61,29 @@ impl std::ops::AddAssign for Outcome {
 pub struct Failed {
     /// The seed.
     pub seed: u64,
+    /// Commands in each life of a store.
+    pub commands: u32,
     /// What was wrong.
     pub what: String,
 }
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what } = self;
-        write!(f, "seed {seed}: {what}\nreplay: cargo run --release -p pollux-sim -- --seeds 1 --from {seed}")
+        let Self { seed, commands, what } = self;
+        write!(f, "seed {seed}: {what}\n{}", replay(*seed, *commands))
     }
 }
 
-type Check<T = ()> = Result<T, String>;
+/// The command that runs a seed again.
+pub(crate) fn replay(seed: u64, commands: u32) -> String {
+    format!("replay: cargo run --release -p pollux-sim -- --seeds 1 --from {seed} --commands {commands}")
+}
+
+pub(crate) type Check<T = ()> = Result<T, String>;
 
 /// Runs one seed. `commands`: how many in each life.
 pub fn run(seed: u64, commands: u32) -> Result<Outcome, Failed> {
-    run_lives(seed, commands).map_err(|what| Failed { seed, what })
+    run_lives(seed, commands).map_err(|what| Failed { seed, commands, what })
 }
 
 fn run_lives(seed: u64, commands: u32) -> Check<Outcome> {
@@ -113,10 +131,25 @@ fn strikes(one_in: u32, rng: &mut Rng) -> bool {
     one_in > 0 && rng.u32(..one_in) == 0
 }
 
+#[derive(Debug)]
 enum Sent {
-    Change { change: Change, data: Vec<Rc<Bytes>>, fua: bool, lsn: Option<Lsn> },
-    Read { volume: VolumeId, at: VolumeBlock, data: Vec<Rc<Bytes>>, since: Lsn },
-    Flush { promised: Lsn },
+    /// `promised`: a write to a volume whose space is promised, now.
+    Change {
+        change: Change,
+        data: Vec<Rc<Bytes>>,
+        fua: bool,
+        lsn: Option<Lsn>,
+        promised: bool,
+    },
+    Read {
+        volume: VolumeId,
+        at: VolumeBlock,
+        data: Vec<Rc<Bytes>>,
+        since: Lsn,
+    },
+    Flush {
+        promised: Lsn,
+    },
 }
 
 struct UnderWay {
@@ -166,7 +199,15 @@ impl<'a> Life<'a> {
             }
             self.step(rng)?;
         }
-        Err("something waits for ever".to_owned())
+        let brief = |sent: &Sent| format!("{sent:?}").chars().take(200).collect::<String>();
+        let sent: Vec<_> = self.sent.values().map(brief).collect();
+        let (counters, requests) = (self.store.counters(), self.under_way.len());
+        let (stopped, checkpointing) = (self.store.is_stopped(), self.store.is_checkpointing());
+        Err(format!(
+            "something waits for ever: {sent:?}, {counters:?}, {requests} requests under way, \
+             stopped: {stopped}, checkpointing: {checkpointing}, faults: {:?}",
+            self.faults
+        ))
     }
 
     fn send(&mut self, action: Action) -> Check {
@@ -184,25 +225,36 @@ impl<'a> Life<'a> {
             Action::Change { change, fua } => {
                 let mut data = Vec::new();
                 let operation = match &change {
-                    Change::Write { volume, at, stamps } => {
-                        data.extend(stamps.iter().map(|stamp| Rc::new(stamp.bytes())));
+                    Change::Write { volume, at, data: written } => {
+                        data.clone_from(written);
                         sums.extend(data.iter().map(|bytes| crc32c(&bytes[..])));
                         Operation::Write { volume: *volume, at: *at, sums: &sums, fua }
                     }
                     Change::Unmap { volume, at, blocks } => {
                         Operation::Unmap { volume: *volume, at: *at, blocks: *blocks, fua }
                     }
+                    Change::Own { volume, at, blocks } => {
+                        data.resize_with(*blocks as usize, zero);
+                        Operation::Own { volume: *volume, at: *at, blocks: *blocks }
+                    }
                     Change::Control(control, _) => Operation::Control(control.clone()),
                 };
-                (Sent::Change { change, data, fua, lsn: None }, operation)
+                let promised = self.is_promised(&change);
+                (Sent::Change { change, data, fua, lsn: None, promised }, operation)
             }
         };
         self.sent.insert(tag, sent);
         if let Err(failure) = self.store.submit(&Command { tag, operation }) {
-            self.sent.remove(&tag);
-            self.expect(failure)?;
+            let sent = self.sent.remove(&tag).ok_or("a refused command was done")?;
+            self.expect(failure, &sent)?;
         }
         self.collect()
+    }
+
+    /// Whether space for a write is promised.
+    fn is_promised(&self, change: &Change) -> bool {
+        let Change::Write { volume, .. } = change else { return false };
+        self.model.now().get(&volume.0).is_some_and(|volume| volume.settings.reserved)
     }
 
     /// One thing happens.
@@ -276,7 +328,9 @@ impl<'a> Life<'a> {
     }
 
     fn fill(&mut self, tag: u64, offset: u32, blocks: &[Rc<Bytes>]) {
-        let Some(Sent::Read { data, .. }) = self.sent.get_mut(&tag) else { unreachable!("reads were sent") };
+        let Some(Sent::Read { data, .. } | Sent::Change { data, .. }) = self.sent.get_mut(&tag) else {
+            unreachable!("reads were sent")
+        };
         data[offset as usize..][..blocks.len()].clone_from_slice(blocks);
     }
 
@@ -313,7 +367,7 @@ impl<'a> Life<'a> {
                 self.outcome.commands += 1;
                 let sent = self.sent.remove(&tag).ok_or("a command was done twice")?;
                 match result {
-                    Err(failure) => self.expect(failure),
+                    Err(failure) => self.expect(failure, &sent),
                     Ok(_) => self.done(&sent),
                 }
             }
@@ -329,7 +383,7 @@ impl<'a> Life<'a> {
             Sent::Change { fua: false, .. } => {}
             Sent::Read { volume, at, data, since } => {
                 for (block, bytes) in (at.0..).zip(data) {
-                    if !holds(self.model.since(*since), *volume, block, &bytes[..]) {
+                    if !holds(self.model.since(*since), *volume, block, bytes) {
                         return Err(format!("read of {volume:?} block {block}: neither old nor new"));
                     }
                 }
@@ -338,11 +392,16 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    fn expect(&mut self, failure: Failure) -> Check {
+    fn expect(&mut self, failure: Failure, sent: &Sent) -> Check {
         match failure {
+            Failure::Full if matches!(sent, Sent::Change { promised: true, change, .. } if self.is_promised(change)) =>
+            {
+                return Err("a write whose space was promised met a full store".to_owned());
+            }
             Failure::Full => self.outcome.full += 1,
             Failure::NoVolume | Failure::OutOfRange | Failure::ReadOnly | Failure::Shrinking => {}
             Failure::TooManyVolumes | Failure::NameTaken => {}
+            Failure::WouldLoseData | Failure::ChecksumsDiffer => {}
             Failure::Media if self.faults.data > 0 => {}
             Failure::Stopped if self.faults.metadata > 0 => {}
             failure => return Err(format!("a command failed without reason: {failure}")),
@@ -369,6 +428,9 @@ impl<'a> Life<'a> {
     fn die(mut self, rng: &mut Rng) -> Check<(Device, Model)> {
         if rng.bool() && !self.store.is_stopped() {
             self.drain(rng)?;
+            if !self.store.is_stopped() {
+                live_volumes(&mut self.store, &self.device, &self.model)?;
+            }
         }
         let device = self.after_power_failure(rng);
         self.outcome.deaths += 1;
@@ -404,91 +466,4 @@ impl<'a> Life<'a> {
 
 fn is_data(op: &RequestOp) -> bool {
     matches!(op, RequestOp::ReadData { .. } | RequestOp::WriteData { .. } | RequestOp::ZeroData { .. })
-}
-
-/// Compares what is on a device with the model. Gives the device back, as a store left it that opened it and did nothing.
-fn verify(mut device: Device, model: &Model, newest: Lsn) -> Check<(Device, Model)> {
-    sound(&mut device, "before opening")?;
-    let mut store = open(&mut device, LIMITS).map_err(|error| format!("open: {error}"))?;
-    let lsn = store.lsn();
-    if lsn < model.promised || lsn > newest {
-        return Err(format!("found {lsn:?}, promised {:?}, last {newest:?}", model.promised));
-    }
-    let state = Rc::clone(model.at(lsn).ok_or("found a state from before the store was opened")?);
-    same_volumes(&store, &state)?;
-    for id in state.keys() {
-        same_content(&mut store, &device, VolumeId(*id), &state)?;
-    }
-    sound(&mut device, "after opening")?;
-    Ok((device, Model::new(state, lsn)))
-}
-
-fn sound(device: &mut Device, when: &str) -> Check {
-    let report = check(device, true).map_err(|error| format!("check {when}: {error}"))?;
-    match report.faults.first() {
-        None => Ok(()),
-        Some(fault) => Err(format!("check {when}: {} faults, the first: {fault}", report.faults.len())),
-    }
-}
-
-fn same_volumes(store: &Store, state: &State) -> Check {
-    let found: Vec<_> = store.volumes().map(|info| (info.id.0, info.name, info.blocks, info.kind)).collect();
-    let wanted: Vec<_> =
-        state.iter().map(|(id, volume)| (*id, volume.name.clone(), volume.blocks, volume.kind)).collect();
-    if found == wanted { Ok(()) } else { Err(format!("volumes are {found:?}, should be {wanted:?}")) }
-}
-
-/// Reads what was written and what lies around it; of a small volume everything.
-fn same_content(store: &mut Store, device: &Device, id: VolumeId, state: &Rc<State>) -> Check {
-    let volume = &state[&id.0];
-    let step = u64::from(COMMAND_BLOCKS_MAX);
-    let mut starts: BTreeSet<u64> = volume.content.keys().map(|block| block / step * step).collect();
-    starts.extend((0..volume.blocks.min(SMALL_BLOCKS)).step_by(COMMAND_BLOCKS_MAX as usize));
-    for at in starts {
-        let blocks = u32::try_from(step.min(volume.blocks - at)).expect("at most a command's");
-        for (block, bytes) in (at..).zip(read(store, device, id, VolumeBlock(at), blocks)?) {
-            if !holds(std::iter::once(state), id, block, &bytes[..]) {
-                let wanted = volume.content.get(&block);
-                return Err(format!("{id:?} block {block} does not hold {wanted:?}"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads through the store.
-fn read(
-    store: &mut Store,
-    device: &Device,
-    volume: VolumeId,
-    at: VolumeBlock,
-    blocks: u32,
-) -> Check<Vec<Rc<Bytes>>> {
-    let zero = Rc::new([0; BLOCK_BYTES]);
-    let mut data = vec![zero; blocks as usize];
-    let operation = Operation::Read { volume, at, blocks };
-    store.submit(&Command { tag: 0, operation }).map_err(|failure| format!("read: {failure}"))?;
-    for _ in 0..STEPS_MAX {
-        while let Some(Request { id, op }) = store.next_request() {
-            match op {
-                RequestOp::ReadMeta { block } => store.finish(id, Finished::Meta(&device.block(block))),
-                RequestOp::ReadData { offset, block, blocks, .. } => {
-                    let read: Vec<_> =
-                        (block.0..).map(|at| device.block(Block(at))).take(blocks as usize).collect();
-                    let sums: Vec<u32> = read.iter().map(|bytes| crc32c(&bytes[..])).collect();
-                    data[offset as usize..][..read.len()].clone_from_slice(&read);
-                    store.finish(id, Finished::Sums(&sums));
-                }
-                RequestOp::ZeroData { .. } => store.finish(id, Finished::Done),
-                // Deleted volumes may be freed meanwhile: that needs no answer.
-                RequestOp::WriteMeta { .. } | RequestOp::WriteData { .. } | RequestOp::Flush => {}
-            }
-        }
-        match store.next_event() {
-            Some(Event::Done { result: Ok(_), .. }) => return Ok(data),
-            Some(event) => return Err(format!("read: {event:?}")),
-            None => store.turn(),
-        }
-    }
-    Err("a read waits for ever".to_owned())
 }

@@ -1,12 +1,10 @@
 //! Random commands, of the kinds and in the places where a store is likely to be wrong.
 
-use std::rc::Rc;
-
-use dataplane::store::{Control, VolumeBlock, VolumeId, VolumeKind};
+use dataplane::store::{Control, Settings, VolumeBlock, VolumeId, VolumeKind};
 use fastrand::Rng;
 use uuid::Uuid;
 
-use crate::model::{Change, Stamp, State, Volume};
+use crate::model::{Change, State, Volume, stamped};
 
 /// Volumes up to this size are compared block by block.
 pub(crate) const SMALL_BLOCKS: u64 = 700;
@@ -37,9 +35,11 @@ impl Workload {
         }
         match rng.u8(0..100) {
             0..46 => self.write(state, rng),
-            46..60 => read(state, rng),
-            60..68 => unmap(state, rng),
-            68..80 => Action::Flush,
+            46..58 => read(state, rng),
+            58..65 => unmap(state, rng),
+            65..68 => own(state, rng),
+            68..78 => Action::Flush,
+            78..80 => configure(state, rng),
             80..86 if state.len() < VOLUMES_AIM => self.create(rng),
             86..92 => self.copy(state, rng),
             92..94 => control(Control::Delete { volume: pick(state, rng).0 }),
@@ -58,7 +58,12 @@ impl Workload {
 
     fn create(&mut self, rng: &mut Rng) -> Action {
         let blocks = if rng.u8(0..6) == 0 { HUGE_BLOCKS } else { rng.u64(1..=SMALL_BLOCKS) };
-        control(Control::Create { name: self.name(), uuid: uuid(rng), blocks })
+        let (name, uuid) = (self.name(), uuid(rng));
+        if rng.u8(0..3) > 0 {
+            return control(Control::Create { name, uuid, blocks });
+        }
+        let settings = Settings { read_only: false, reserved: rng.u8(0..3) > 0, checksums: rng.u8(0..3) > 0 };
+        control(Control::CreateWith { name, uuid, blocks, settings })
     }
 
     fn copy(&mut self, state: &State, rng: &mut Rng) -> Action {
@@ -68,11 +73,11 @@ impl Workload {
 
     fn write(&mut self, state: &State, rng: &mut Rng) -> Action {
         let (volume, at, blocks) = place(state, rng);
-        let stamps = (0..blocks).map(|_| {
+        let data = (0..blocks).map(|_| {
             self.stamps += 1;
-            Stamp(self.stamps)
+            stamped(self.stamps)
         });
-        let change = Change::Write { volume, at, stamps: stamps.collect() };
+        let change = Change::Write { volume, at, data: data.collect() };
         Action::Change { change, fua: rng.u8(0..10) == 0 }
     }
 }
@@ -120,26 +125,31 @@ fn unmap(state: &State, rng: &mut Rng) -> Action {
 
 fn resize(state: &State, rng: &mut Rng) -> Action {
     let blocks = if rng.u8(0..6) == 0 { HUGE_BLOCKS } else { rng.u64(1..=SMALL_BLOCKS) };
-    control(Control::Resize { volume: pick(state, rng).0, blocks })
+    let volume = pick(state, rng).0;
+    control(if rng.bool() {
+        Control::Truncate { volume, blocks }
+    } else {
+        Control::Resize { volume, blocks }
+    })
+}
+
+fn configure(state: &State, rng: &mut Rng) -> Action {
+    let volume = pick(state, rng).0;
+    if rng.u8(0..4) == 0 {
+        return control(Control::Detach { volume });
+    }
+    // Seldom read-only: the others are there to be written.
+    let read_only = rng.bool().then(|| rng.u8(0..4) == 0);
+    control(Control::Configure { volume, read_only, reserved: rng.bool().then(|| rng.bool()) })
+}
+
+fn own(state: &State, rng: &mut Rng) -> Action {
+    let (volume, at, _) = place(state, rng);
+    let blocks = rng.u64(1..=256).min(state[&volume.0].blocks - at.0);
+    let blocks = u32::try_from(blocks).expect("at most 256");
+    Action::Change { change: Change::Own { volume, at, blocks }, fua: false }
 }
 
 fn rollback(state: &State, rng: &mut Rng) -> Action {
     control(Control::Rollback { volume: pick(state, rng).0, snapshot: pick(state, rng).0 })
-}
-
-/// What a block of a volume may hold in any of these states.
-pub(crate) fn holds<'a>(
-    mut states: impl Iterator<Item = &'a Rc<State>>,
-    volume: VolumeId,
-    block: u64,
-    bytes: &[u8],
-) -> bool {
-    states.any(|state| {
-        let content = state.get(&volume.0).map(|volume| volume.content.get(&block).copied());
-        match content {
-            None => false,
-            Some(None) => bytes.iter().all(|byte| *byte == 0),
-            Some(Some(stamp)) => bytes == stamp.bytes(),
-        }
-    })
 }

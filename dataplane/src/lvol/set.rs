@@ -476,7 +476,7 @@ impl StoreSet {
     /// When there is none, or the size is out of range.
     pub fn resize_volume(&self, name: &str, blocks: u64) -> Result<VolumeInfo, StoreError> {
         let (store, volume) = self.find_volume(name)?;
-        store.control(Control::Resize { volume: volume.info.id, blocks })?;
+        store.control(Control::Truncate { volume: volume.info.id, blocks })?;
         store.changed(volume.info.id)
     }
 

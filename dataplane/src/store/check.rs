@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::cache::{Stop, Target};
-use super::format::{Layout, crc32c};
+use super::format::{Layout, MapPage, VolumeEntry, crc32c};
 use super::machine::Limits;
 use super::open::{Media, OpenError, load, read_missing};
 use super::state::{Counters, State, VolumeInfo};
@@ -33,6 +33,16 @@ pub enum Fault {
         count: u16,
         /// What the maps say.
         references: u32,
+    },
+    /// A volume maps more or fewer blocks than it counts.
+    #[error("volume {}: counts {recorded} mapped blocks, maps {found}", volume.0)]
+    Allocated {
+        /// Whose.
+        volume: VolumeId,
+        /// What the volume says.
+        recorded: u64,
+        /// What its map says.
+        found: u64,
     },
     /// Data is not what was written.
     #[error("block {} of volume {}: checksum mismatch at block {}", at, volume.0, block.0)]
@@ -87,21 +97,51 @@ pub const FAULTS_MAX: usize = 1000;
 struct Walk<'a, M> {
     media: &'a mut M,
     state: State,
-    references: HashMap<u64, u32>,
+    references: References,
+    /// Blocks mapped below a page; `None` below a damaged one.
+    mapped: HashMap<u64, Option<u64>>,
     data: bool,
     faults: Vec<Fault>,
 }
 
-/// Checks the store on a device; with `data`, the checksum of every block as well.
+/// How often each block, and each frame, is referred to.
+struct References {
+    start: u64,
+    blocks: Vec<u16>,
+    frames: HashMap<u64, u16>,
+}
+
+impl References {
+    /// Adds one; says how many that makes.
+    fn add(&mut self, target: Target) -> u16 {
+        let references = match target {
+            Target::Block(block) => {
+                &mut self.blocks[usize::try_from(block.0 - self.start).expect("targets lie in the store")]
+            }
+            other => self.frames.entry(other.raw()).or_default(),
+        };
+        *references = references.saturating_add(1);
+        *references
+    }
+}
+
+/// One tree of the store.
+#[derive(Clone, Copy)]
+struct Tree {
+    id: VolumeId,
+    summed: bool,
+}
+
+/// Checks the store on a device; with `data`, the checksum of every block as well. Takes two bytes of memory for each block.
 pub fn check(media: &mut impl Media, data: bool) -> Result<Report, OpenError> {
     let (state, _, _) = load(media, Limits::default())?;
-    let mut walk = Walk { media, state, references: HashMap::new(), data, faults: Vec::new() };
-    let roots: Vec<_> = (0u32..)
-        .zip(&walk.state.volumes)
-        .filter_map(|(id, volume)| volume.as_ref().map(|volume| (VolumeId(id), volume.root)))
-        .collect();
-    for (id, root) in &roots {
-        walk.visit(*id, root.target, root.height, 0);
+    let layout = state.layout;
+    let blocks = usize::try_from(layout.data_end().0 - layout.data_start().0).unwrap_or(usize::MAX);
+    let references =
+        References { start: layout.data_start().0, blocks: vec![0; blocks], frames: HashMap::new() };
+    let mut walk = Walk { media, state, references, mapped: HashMap::new(), data, faults: Vec::new() };
+    for place in 0..layout.volumes {
+        walk.visit_volume(VolumeId(place));
     }
     let used = walk.compare_counts();
     walk.faults.truncate(FAULTS_MAX);
@@ -110,36 +150,58 @@ pub fn check(media: &mut impl Media, data: bool) -> Result<Report, OpenError> {
 }
 
 impl<M: Media> Walk<'_, M> {
-    /// Counts a reference, and goes down when it is the first. Depth is bounded by the height of a tree.
-    fn visit(&mut self, id: VolumeId, target: Target, level: u8, first: u64) {
-        if target == Target::None {
-            return;
-        }
-        let references = self.references.entry(target.raw()).or_default();
-        *references += 1;
-        if *references > 1 {
-            return;
-        }
-        let Some(page) = self.page(target, level) else { return };
-        let span = 1u64 << (8 * u32::from(level));
-        for (index, raw) in (0..).zip(page.targets) {
-            let at = first + index * span;
-            match level {
-                _ if raw == 0 => {}
-                0 => self.visit_data(id, Block(raw), at, page.sums[usize::try_from(index).unwrap_or(0)]),
-                level => self.visit(id, Target::from_raw(raw), level - 1, at),
-            }
+    fn visit_volume(&mut self, id: VolumeId) {
+        let Some(volume) = &self.state.volumes[id.0 as usize] else { return };
+        let (root, recorded) = (volume.root, volume.entry.mapped.get());
+        let tree = Tree { id, summed: !volume.has(VolumeEntry::UNSUMMED) };
+        let counted = !volume.has(VolumeEntry::DELETED);
+        let found = self.visit(tree, root.target, root.height, 0);
+        if let Some(found) = found.filter(|found| counted && *found != recorded) {
+            self.fault(Fault::Allocated { volume: id, recorded, found });
         }
     }
 
-    fn page(&mut self, target: Target, level: u8) -> Option<Box<super::format::MapPage>> {
+    fn fault(&mut self, fault: Fault) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Counts a reference, and goes down when it is the first. Depth is bounded by the height of a tree. Gives the blocks
+    /// that are mapped below.
+    fn visit(&mut self, tree: Tree, target: Target, level: u8, first: u64) -> Option<u64> {
+        if target == Target::None {
+            return Some(0);
+        }
+        if self.references.add(target) > 1 {
+            return self.mapped.get(&target.raw()).copied().flatten();
+        }
+        let page = self.page(target, level)?;
+        let span = 1u64 << (8 * u32::from(level));
+        let mut mapped = Some(0);
+        for (index, raw) in page.targets.into_iter().enumerate().filter(|(_, raw)| *raw != 0) {
+            let at = first + index as u64 * span;
+            let below = if level == 0 {
+                self.visit_data(tree, Block(raw), at, page.sums[index]);
+                Some(1)
+            } else {
+                self.visit(tree, Target::from_raw(raw), level - 1, at)
+            };
+            mapped = mapped.zip(below).map(|(mapped, below)| mapped + below);
+        }
+        self.mapped.insert(target.raw(), mapped);
+        mapped
+    }
+
+    fn page(&mut self, target: Target, level: u8) -> Option<Box<MapPage>> {
+        self.state.meta.pages.trim();
         loop {
             match self.state.meta.pages.get(target, level) {
                 Ok(page) => return page.map(|page| Box::new(page.clone())),
                 Err(stop @ Stop::Map { .. }) => read_missing(self.media, &mut self.state, stop),
                 Err(_) => {
                     if let Target::Block(block) = target {
-                        self.faults.push(Fault::Page { block });
+                        self.fault(Fault::Page { block });
                     }
                     return None;
                 }
@@ -147,40 +209,37 @@ impl<M: Media> Walk<'_, M> {
         }
     }
 
-    fn visit_data(&mut self, volume: VolumeId, block: Block, at: u64, sum: u32) {
-        let references = self.references.entry(block.0).or_default();
-        *references += 1;
-        if *references > 1 || !self.data {
+    fn visit_data(&mut self, tree: Tree, block: Block, at: u64, sum: u32) {
+        let first = self.references.add(Target::Block(block)) == 1;
+        if !(first && self.data && tree.summed) {
             return;
         }
         let mut bytes = [0; BLOCK_BYTES];
         if self.media.read(block, &mut bytes).is_err() || crc32c(&bytes) != sum {
-            self.faults.push(Fault::Data { volume, at, block });
+            self.fault(Fault::Data { volume: tree.id, at, block });
         }
     }
 
     /// Every count against the references that were found; says how many blocks are in use.
     fn compare_counts(&mut self) -> u64 {
         let mut used = 0;
-        for block in self.state.layout.data_start().0..self.state.layout.data_end().0 {
-            let references = self.references.get(&block).copied().unwrap_or(0);
+        for index in 0..self.references.blocks.len() {
+            let references = self.references.blocks[index];
+            let block = Block(self.references.start + index as u64);
             used += u64::from(references > 0);
-            let block = Block(block);
             match self.count(block) {
-                None if references > 0 => self.faults.push(Fault::Counts { block }),
-                Some(count) if u32::from(count) != references => {
-                    self.faults.push(Fault::Count { block, count, references });
+                None if references > 0 => self.fault(Fault::Counts { block }),
+                Some(count) if count != references => {
+                    self.fault(Fault::Count { block, count, references: references.into() });
                 }
                 _ => {}
-            }
-            if self.faults.len() >= FAULTS_MAX {
-                break;
             }
         }
         used
     }
 
     fn count(&mut self, block: Block) -> Option<u16> {
+        self.state.meta.space.trim();
         loop {
             match self.state.meta.space.need(block) {
                 Ok(()) => return Some(self.state.meta.space.count(block)),

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Lsn, VolumeBlock, VolumeId, VolumeKind};
+use super::{Lsn, Settings, VolumeBlock, VolumeId, VolumeKind};
 
 /// A command on its way in. Its data stays with the driver, under the tag.
 #[derive(Clone, Debug)]
@@ -47,6 +47,16 @@ pub enum Operation<'a> {
         /// Done only when it is on the media.
         fua: bool,
     },
+    /// Blocks that the volume shares become its own: they are read into the command's data and written elsewhere. What a
+    /// host writes meanwhile stays. What is not mapped, or not shared, is left alone. Needs free space; not for snapshots.
+    Own {
+        /// Whose.
+        volume: VolumeId,
+        /// First block.
+        at: VolumeBlock,
+        /// How many, up to [`COMMAND_BLOCKS_MAX`](super::COMMAND_BLOCKS_MAX).
+        blocks: u32,
+    },
     /// Everything that was done before is on the media when it is done. For all volumes at once.
     Flush,
     /// A change of the volumes. On the media when it is done.
@@ -65,6 +75,17 @@ pub enum Control {
         /// Size.
         blocks: u64,
     },
+    /// A new volume that reads as zeroes, used otherwise than the default.
+    CreateWith {
+        /// Name, unique in the store, 1 to 64 bytes.
+        name: String,
+        /// Identity that hosts see.
+        uuid: Uuid,
+        /// Size.
+        blocks: u64,
+        /// How it is used; reserving needs the space.
+        settings: Settings,
+    },
     /// A snapshot or a writable clone: what the origin holds at one instant. Shares all blocks until either changes.
     Copy {
         /// Of what: volume or snapshot.
@@ -81,12 +102,33 @@ pub enum Control {
         /// Which.
         volume: VolumeId,
     },
-    /// Another size. What lies beyond a smaller one is lost; its space returns in steps.
+    /// Another size. Refused with [`Failure::WouldLoseData`] if blocks beyond a smaller one are mapped.
     Resize {
         /// Which.
         volume: VolumeId,
         /// New size.
         blocks: u64,
+    },
+    /// Another size. What lies beyond a smaller one is lost; its space returns in steps.
+    Truncate {
+        /// Which.
+        volume: VolumeId,
+        /// New size.
+        blocks: u64,
+    },
+    /// The volume is to be used otherwise; `None`: as before. Reserving needs the space.
+    Configure {
+        /// Which.
+        volume: VolumeId,
+        /// Hosts may not change it.
+        read_only: Option<bool>,
+        /// Space for all of it is promised.
+        reserved: Option<bool>,
+    },
+    /// The volume no longer names what it was made from. It never needs that: blocks belong to all that refer to them.
+    Detach {
+        /// Which.
+        volume: VolumeId,
     },
     /// The volume holds again what a snapshot holds, and has its size.
     Rollback {
@@ -116,8 +158,8 @@ pub enum Failure {
     /// Beyond the volume's end, empty, or more than a command may touch.
     #[error("blocks out of range")]
     OutOfRange,
-    /// A snapshot never changes.
-    #[error("a snapshot cannot be changed")]
+    /// A snapshot never changes, nor does a volume that is set read-only.
+    #[error("read-only")]
     ReadOnly,
     /// No free space.
     #[error("the store is full")]
@@ -134,6 +176,12 @@ pub enum Failure {
     /// The volume is still being shrunk.
     #[error("the volume is still being shrunk")]
     Shrinking,
+    /// Of a volume and what it is to hold, one has checksums and the other has none.
+    #[error("one has checksums, the other has none")]
+    ChecksumsDiffer,
+    /// Blocks beyond the new size are mapped.
+    #[error("blocks beyond the new size hold data")]
+    WouldLoseData,
     /// The device failed.
     #[error("the device failed")]
     Media,

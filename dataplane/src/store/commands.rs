@@ -4,6 +4,7 @@
 //! |---|---|
 //! | read | start → data → done |
 //! | write | start → data → change → durable (FUA) → done |
+//! | own | start → data, read → copying → data, written → change → done |
 //! | unmap, control | start → change → durable (FUA, control) → done |
 //! | flush | start → durable → done |
 
@@ -14,13 +15,14 @@ use super::command::{Command, Control, Event, Failure, Operation};
 use super::format::{FANOUT, MapEntry, Record, VolumeEntry};
 use super::machine::{Purpose, Store};
 use super::request::{Finished, RequestOp};
-use super::state::{State, Volume, VolumeKind};
+use super::state::{State, Volume};
 use super::tree::Leaf;
-use super::{Block, COMMAND_BLOCKS_MAX, Lsn, VOLUME_BLOCKS_MAX, VolumeBlock, VolumeId};
+use super::{Block, COMMAND_BLOCKS_MAX, Lsn, VolumeBlock, VolumeId};
 
 #[derive(Clone, PartialEq, Debug)]
-enum Work {
+pub(crate) enum Work {
     Read,
+    Own,
     Write { fua: bool },
     Unmap { fua: bool },
     Flush,
@@ -28,17 +30,25 @@ enum Work {
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Phase {
+pub(crate) enum Phase {
     Start,
-    Data { left: u32, failure: Option<Failure> },
+    Data {
+        left: u32,
+        failure: Option<Failure>,
+    },
+    /// What was read is to be written elsewhere.
+    Copying,
     Change,
-    Durable { lsn: Lsn, made: Option<VolumeId> },
+    Durable {
+        lsn: Lsn,
+        made: Option<VolumeId>,
+    },
 }
 
 /// Blocks of a volume as it was when the command came: a later volume in the same place is another.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct Range {
-    volume: VolumeId,
+pub(crate) struct Range {
+    pub(crate) volume: VolumeId,
     born: Lsn,
     at: VolumeBlock,
     blocks: u32,
@@ -46,33 +56,49 @@ struct Range {
 
 /// A part of a range that lies in one leaf.
 #[derive(Clone, Copy, Debug)]
-struct Part {
-    at: VolumeBlock,
+pub(crate) struct Part {
+    pub(crate) at: VolumeBlock,
     /// Within the range.
-    offset: usize,
-    blocks: usize,
+    pub(crate) offset: usize,
+    pub(crate) blocks: usize,
 }
 
 pub(crate) struct Slot {
     tag: u64,
     work: Work,
-    range: Range,
-    phase: Phase,
+    pub(crate) range: Range,
+    pub(crate) phase: Phase,
     /// A read began when this was the last record.
-    since: Lsn,
+    pub(crate) since: Lsn,
+    /// Whether the volume has checksums.
+    summed: bool,
+    /// Frames that its change is to find room for.
+    frames: u64,
     /// Where each block of the range lies, or will.
-    entries: Vec<MapEntry>,
+    pub(crate) entries: Vec<MapEntry>,
+    /// Where blocks to be copied lie.
+    pub(crate) sources: Vec<MapEntry>,
 }
 
 impl Default for Slot {
     fn default() -> Self {
         let range = Range { volume: VolumeId(0), born: Lsn(0), at: VolumeBlock(0), blocks: 0 };
-        Self { tag: 0, work: Work::Flush, range, phase: Phase::Start, since: Lsn(0), entries: Vec::new() }
+        Self {
+            tag: 0,
+            work: Work::Flush,
+            range,
+            phase: Phase::Start,
+            since: Lsn(0),
+            summed: true,
+            frames: 0,
+            entries: Vec::new(),
+            sources: Vec::new(),
+        }
     }
 }
 
 impl Range {
-    fn parts(self) -> impl Iterator<Item = Part> {
+    pub(crate) fn parts(self) -> impl Iterator<Item = Part> {
         let mut offset = 0;
         let blocks = self.blocks as usize;
         std::iter::from_fn(move || {
@@ -92,7 +118,7 @@ impl Range {
     }
 
     /// That the volume still is what it was, and large enough.
-    fn check(&self, state: &State) -> Result<(), Failure> {
+    pub(crate) fn check(&self, state: &State) -> Result<(), Failure> {
         let volume = state.live(self.volume).ok_or(Failure::NoVolume)?;
         if volume.entry.born.get() != self.born.0 {
             return Err(Failure::NoVolume);
@@ -107,6 +133,7 @@ impl Slot {
         self.tag = command.tag;
         self.phase = Phase::Start;
         self.entries.clear();
+        self.sources.clear();
         let mut sums: &[u32] = &[];
         let (work, range) = match &command.operation {
             Operation::Read { volume, at, blocks } => {
@@ -119,20 +146,36 @@ impl Slot {
             Operation::Unmap { volume, at, blocks, fua } => {
                 (Work::Unmap { fua: *fua }, Range::of(*volume, *at, *blocks as usize)?)
             }
+            Operation::Own { volume, at, blocks } => (Work::Own, Range::of(*volume, *at, *blocks as usize)?),
             Operation::Flush => (Work::Flush, self.range),
             Operation::Control(control) => (Work::Control(control.clone()), self.range),
         };
         (self.work, self.range) = (work, range);
-        if let Work::Read | Work::Write { .. } | Work::Unmap { .. } = self.work {
+        if !matches!(self.work, Work::Flush | Work::Control(_)) {
             let volume = state.live(range.volume).ok_or(Failure::NoVolume)?;
             self.range.born = Lsn(volume.entry.born.get());
             self.range.check(state)?;
-            if volume.has(VolumeEntry::SNAPSHOT) && self.work != Work::Read {
-                return Err(Failure::ReadOnly);
-            }
+            self.may_change(volume)?;
+            self.summed = !volume.has(VolumeEntry::UNSUMMED);
         }
-        self.entries.extend(sums.iter().map(|sum| MapEntry { target: 0.into(), sum: (*sum).into() }));
+        let sum = |sum| if self.summed { sum } else { 0 };
+        self.entries.extend(sums.iter().map(|given| MapEntry { target: 0.into(), sum: sum(*given).into() }));
         Ok(())
+    }
+
+    /// Whether the volume's settings allow the command.
+    fn may_change(&self, volume: &Volume) -> Result<(), Failure> {
+        let refused = match self.work {
+            Work::Write { .. } | Work::Unmap { .. } => volume.is_read_only(),
+            Work::Own => volume.has(VolumeEntry::SNAPSHOT),
+            Work::Read | Work::Flush | Work::Control(_) => false,
+        };
+        if refused { Err(Failure::ReadOnly) } else { Ok(()) }
+    }
+
+    /// The command is done: nothing is read or held for it.
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Start;
     }
 
     pub(crate) fn tag(&self) -> u64 {
@@ -143,6 +186,11 @@ impl Slot {
         matches!(self.phase, Phase::Data { left: 1.., .. })
     }
 
+    /// Whether its data, if any is under way, is being written.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self.work, Work::Write { .. }) || !self.sources.is_empty()
+    }
+
     /// Whether it waits for a record after `durable` to be on the media.
     pub(crate) fn awaits_after(&self, durable: Lsn) -> bool {
         matches!(self.phase, Phase::Durable { lsn, .. } if lsn > durable)
@@ -150,7 +198,13 @@ impl Slot {
 
     /// Blocks freed by records after this may still be read.
     pub(crate) fn reading_since(&self) -> Option<Lsn> {
-        (self.work == Work::Read && self.is_in_data()).then_some(self.since)
+        let reads = match self.work {
+            Work::Read => self.is_in_data(),
+            // Until the end: a block that was freed and taken again is not the one that was read.
+            Work::Own => self.phase != Phase::Start,
+            _ => false,
+        };
+        reads.then_some(self.since)
     }
 
     /// A data request that began at `offset` is finished; says whether it was the last.
@@ -158,13 +212,21 @@ impl Slot {
         let Phase::Data { left, failure } = self.phase else {
             unreachable!("data requests belong to their phase")
         };
+        let unchecked = matches!(finished, Finished::Done) && self.summed && self.is_reading(offset);
+        assert!(!unchecked, "blocks of a volume with checksums come with theirs");
         let found = match finished {
             Finished::Failed => Some(Failure::Media),
-            Finished::Sums(sums) if !self.sums_match(offset, sums) => Some(Failure::Corrupt),
+            Finished::Sums(sums) if self.summed && !self.sums_match(offset, sums) => Some(Failure::Corrupt),
             _ => None,
         };
         self.phase = Phase::Data { left: left - 1, failure: failure.or(found) };
         left == 1
+    }
+
+    /// Whether the data request that began at `offset` reads from the device.
+    fn is_reading(&self, offset: u32) -> bool {
+        let copies = self.work == Work::Own && self.sources.is_empty();
+        (self.work == Work::Read || copies) && self.entries[offset as usize].target != 0
     }
 
     fn sums_match(&self, offset: u32, sums: &[u32]) -> bool {
@@ -193,7 +255,7 @@ impl From<Failure> for Halt {
     }
 }
 
-type Step<T = ()> = Result<T, Halt>;
+pub(crate) type Step<T = ()> = Result<T, Halt>;
 
 impl Store {
     /// Takes a command as far as it goes now. `Err`: it is done.
@@ -226,13 +288,22 @@ impl Store {
             Phase::Start => self.step_start(index, slot),
             Phase::Data { left: 1.., .. } => Ok(()),
             Phase::Data { failure: Some(failure), .. } => Err(failure.into()),
-            Phase::Data { .. } if slot.work == Work::Read => Err(Halt::End(Ok(None))),
-            Phase::Data { .. } => {
-                slot.phase = Phase::Change;
-                Ok(())
-            }
+            Phase::Data { .. } => match slot.work {
+                Work::Read => Err(Halt::End(Ok(None))),
+                Work::Own if slot.sources.is_empty() => {
+                    slot.phase = Phase::Copying;
+                    Ok(())
+                }
+                _ => {
+                    slot.phase = Phase::Change;
+                    Ok(())
+                }
+            },
             Phase::Durable { lsn, made } if lsn <= self.log.durable() => Err(Halt::End(Ok(made))),
-            Phase::Change | Phase::Durable { .. } if self.stopped => Err(Failure::Stopped.into()),
+            Phase::Copying | Phase::Change | Phase::Durable { .. } if self.stopped => {
+                Err(Failure::Stopped.into())
+            }
+            Phase::Copying => self.copy_blocks(index, slot),
             Phase::Change => self.step_change(slot),
             Phase::Durable { .. } => Ok(()),
         }
@@ -243,6 +314,7 @@ impl Store {
             Work::Read => return self.start_read(index, slot),
             _ if self.stopped => return Err(Failure::Stopped.into()),
             Work::Write { .. } => return self.start_write(index, slot),
+            Work::Own => return self.start_own(index, slot),
             Work::Unmap { .. } | Work::Control(_) => slot.phase = Phase::Change,
             Work::Flush => slot.phase = Phase::Durable { lsn: self.state.lsn, made: None },
         }
@@ -266,8 +338,8 @@ impl Store {
         }
         slot.since = self.state.lsn;
         self.request_data(index, slot, |tag, offset, block, blocks| match block {
-            None => RequestOp::ZeroData { tag, offset, blocks },
-            Some(block) => RequestOp::ReadData { tag, offset, block, blocks },
+            None => Some(RequestOp::ZeroData { tag, offset, blocks }),
+            Some(block) => Some(RequestOp::ReadData { tag, offset, block, blocks }),
         });
         Ok(())
     }
@@ -275,45 +347,61 @@ impl Store {
     fn start_write(&mut self, index: usize, slot: &mut Slot) -> Step {
         slot.range.check(&self.state)?;
         self.may_change()?;
-        self.has_space(0, slot.entries.len(), self.slack())?;
+        self.promise_frames(slot, slot.entries.len() as u64)?;
         if let Err(stop) = self.hold(slot) {
+            // The frames are promised again when it is tried again.
             self.unhold(slot);
             return Err(stop.into());
         }
         self.request_data(index, slot, |tag, offset, block, blocks| {
             let block = block.expect("every block of a write is held");
-            RequestOp::WriteData { tag, offset, block, blocks }
+            Some(RequestOp::WriteData { tag, offset, block, blocks })
         });
+        self.writing += 1;
+        Ok(())
+    }
+
+    /// That there is room for blocks of data, and for the frames that mapping them takes.
+    pub(crate) fn promise_frames(&mut self, slot: &mut Slot, data: u64) -> Result<(), Halt> {
+        let volume = self.state.live(slot.range.volume).ok_or(Failure::NoVolume)?;
+        let frames = slot.range.parts().count() as u64 * (u64::from(volume.root.height) + 1);
+        let left = self.left_by_write(slot.range.volume) + self.frames_promised + frames;
+        self.has_space(0, data, left)?;
+        slot.frames = frames;
+        self.frames_promised += frames;
         Ok(())
     }
 
     /// One request for each stretch of entries that follow each other on the device, or have no block.
-    fn request_data(
+    pub(crate) fn request_data(
         &mut self,
         index: usize,
         slot: &mut Slot,
-        op: impl Fn(u64, u32, Option<Block>, u32) -> RequestOp,
+        op: impl Fn(u64, u32, Option<Block>, u32) -> Option<RequestOp>,
     ) {
         let (mut offset, mut left) = (0, 0);
         while let Some((block, blocks)) = run_at(&slot.entries, offset) {
             let first = u32::try_from(offset).unwrap_or(u32::MAX);
-            self.request(Purpose::Data { slot: index, offset: first }, op(slot.tag, first, block, blocks));
+            if let Some(op) = op(slot.tag, first, block, blocks) {
+                self.request(Purpose::Data { slot: index, offset: first }, op);
+                left += 1;
+            }
             offset += blocks as usize;
-            left += 1;
         }
         slot.phase = Phase::Data { left, failure: None };
     }
 
-    fn hold(&mut self, slot: &mut Slot) -> Result<(), Stop> {
-        for entry in &mut slot.entries {
+    pub(crate) fn hold(&mut self, slot: &mut Slot) -> Result<(), Stop> {
+        for entry in slot.entries.iter_mut() {
             entry.target = self.state.meta.space.hold()?.0.into();
         }
         Ok(())
     }
 
     /// Gives back the blocks of a write that were not mapped.
-    fn unhold(&mut self, slot: &mut Slot) {
-        if !matches!(slot.work, Work::Write { .. }) {
+    pub(crate) fn unhold(&mut self, slot: &mut Slot) {
+        self.frames_promised -= std::mem::take(&mut slot.frames);
+        if !matches!(slot.work, Work::Write { .. }) && slot.sources.is_empty() {
             return;
         }
         for entry in &mut slot.entries {
@@ -343,16 +431,18 @@ impl Store {
                 })?;
                 self.changed(slot, fua, None)
             }
-            Work::Control(_) => {
-                let made = self.change_volumes(slot)?;
+            Work::Own => self.change_owner(slot),
+            Work::Control(ref control) => {
+                let made = self.change_volumes(control)?;
                 self.changed(slot, true, made)
             }
             Work::Read | Work::Flush => unreachable!("neither changes anything"),
         }
     }
 
-    fn changed(&mut self, slot: &mut Slot, durable: bool, made: Option<VolumeId>) -> Step {
+    pub(crate) fn changed(&mut self, slot: &mut Slot, durable: bool, made: Option<VolumeId>) -> Step {
         let lsn = self.state.lsn;
+        self.frames_promised -= std::mem::take(&mut slot.frames);
         self.events.push_back(Event::Applied { tag: slot.tag, lsn, made });
         if durable {
             slot.phase = Phase::Durable { lsn, made };
@@ -365,13 +455,19 @@ impl Store {
     /// All parts of a range, or none.
     fn change_range(&mut self, slot: &Slot, record: impl for<'a> Fn(Part, &'a Slot) -> Record<'a>) -> Step {
         slot.range.check(&self.state)?;
+        slot.may_change(self.state.live(slot.range.volume).ok_or(Failure::NoVolume)?)?;
         let mut frames = 0;
         for part in slot.range.parts() {
             if self.changes_anything(slot, part)? {
                 frames += self.state.ready(&record(part, slot))?;
             }
         }
-        self.has_space(frames, 0, 0)?;
+        let left = match slot.work {
+            // Room for it was promised when it began.
+            Work::Write { .. } => 0,
+            _ => self.left_by_change(slot.range.volume),
+        };
+        self.has_space(frames, 0, left)?;
         for part in slot.range.parts() {
             if self.changes_anything(slot, part)? {
                 self.apply(&record(part, slot));
@@ -385,95 +481,6 @@ impl Store {
             Work::Unmap { .. } => self.state.maps_any(slot.range.volume, part.at, part.blocks),
             _ => Ok(true),
         }
-    }
-
-    fn change_volumes(&mut self, slot: &Slot) -> Step<Option<VolumeId>> {
-        let Work::Control(control) = &slot.work else { unreachable!("only control changes volumes") };
-        match control {
-            Control::Create { name, uuid, blocks } => {
-                let (id, entry) = self.new_entry(name, *uuid, *blocks)?;
-                self.apply_ready(&Record::Create { volume: id, entry: &entry })?;
-                Ok(Some(id))
-            }
-            Control::Copy { origin, name, uuid, kind } => {
-                let blocks = self.existing(*origin)?.blocks();
-                let (id, mut entry) = self.new_entry(name, *uuid, blocks)?;
-                entry.origin = (origin.0 + 1).into();
-                if *kind == VolumeKind::Snapshot {
-                    entry.flags |= VolumeEntry::SNAPSHOT;
-                }
-                self.apply_ready(&Record::Create { volume: id, entry: &entry })?;
-                Ok(Some(id))
-            }
-            Control::Delete { volume } => {
-                self.existing(*volume)?;
-                self.apply_ready(&Record::Delete { volume: *volume }).map(|()| None)
-            }
-            Control::Resize { volume, blocks } => self.resize(*volume, *blocks).map(|()| None),
-            Control::Rollback { volume, snapshot } => self.rollback(*volume, *snapshot).map(|()| None),
-            Control::Rename { volume, name } => {
-                self.existing(*volume)?;
-                let entry = self.named_entry(name, uuid::Uuid::nil(), 0)?;
-                self.apply_ready(&Record::Rename { volume: *volume, name: &entry.name }).map(|()| None)
-            }
-        }
-    }
-
-    fn apply_ready(&mut self, record: &Record<'_>) -> Step {
-        let frames = self.state.ready(record)?;
-        self.has_space(frames, 0, 0)?;
-        self.apply(record);
-        Ok(())
-    }
-
-    fn existing(&self, id: VolumeId) -> Result<&Volume, Failure> {
-        self.state.live(id).ok_or(Failure::NoVolume)
-    }
-
-    fn named_entry(&self, name: &str, uuid: uuid::Uuid, blocks: u64) -> Result<VolumeEntry, Failure> {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(Failure::BadName);
-        }
-        if self.state.named(name).is_some() {
-            return Err(Failure::NameTaken);
-        }
-        VolumeEntry::new(uuid, blocks, name).ok_or(Failure::BadName)
-    }
-
-    fn new_entry(
-        &self,
-        name: &str,
-        uuid: uuid::Uuid,
-        blocks: u64,
-    ) -> Result<(VolumeId, VolumeEntry), Failure> {
-        let entry = self.named_entry(name, uuid, blocks)?;
-        if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
-            return Err(Failure::OutOfRange);
-        }
-        Ok((self.state.free_place().ok_or(Failure::TooManyVolumes)?, entry))
-    }
-
-    fn writable(&self, id: VolumeId) -> Result<&Volume, Failure> {
-        let volume = self.existing(id)?;
-        if volume.has(VolumeEntry::SNAPSHOT) { Err(Failure::ReadOnly) } else { Ok(volume) }
-    }
-
-    fn resize(&mut self, id: VolumeId, blocks: u64) -> Step {
-        let volume = self.writable(id)?;
-        if volume.has(VolumeEntry::REAPING) {
-            return Err(Failure::Shrinking.into());
-        }
-        if blocks == 0 || blocks > VOLUME_BLOCKS_MAX {
-            return Err(Failure::OutOfRange.into());
-        }
-        self.apply_ready(&Record::Resize { volume: id, blocks })
-    }
-
-    fn rollback(&mut self, id: VolumeId, snapshot: VolumeId) -> Step {
-        self.writable(id)?;
-        self.existing(snapshot)?;
-        let husk = self.state.free_place().ok_or(Failure::TooManyVolumes)?;
-        self.apply_ready(&Record::Rollback { volume: id, snapshot, husk })
     }
 }
 

@@ -10,8 +10,8 @@ use super::format::{Bytes, LogBlock, LogHeader, Record};
 
 /// Log blocks that wait for a commit at most, 256 KiB: enough for 9,000 writes of one block.
 const PENDING_MAX: usize = 64;
-/// Log blocks kept free: what may be pending, twice.
-const RING_MARGIN: u64 = 2;
+/// Log blocks that one command's records fill at most: 128 that map one block each, and those of a whole leaf.
+const COMMAND_LOG_BLOCKS: u64 = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -60,7 +60,7 @@ impl Log {
             ring,
             open: LogBlock::default(),
             open_first: lsn.next(),
-            sealed: VecDeque::with_capacity(PENDING_MAX + 2),
+            sealed: VecDeque::with_capacity(PENDING_MAX),
             phase: Phase::Idle,
             target: lsn,
             durable: lsn,
@@ -79,18 +79,18 @@ impl Log {
         self.phase == Phase::Idle
     }
 
-    /// Whether two more records can wait for a commit.
+    /// Whether another command's records can wait for a commit.
     pub(crate) fn has_room(&self) -> bool {
-        self.sealed.len() + 2 < PENDING_MAX
+        self.sealed.len() as u64 + COMMAND_LOG_BLOCKS < PENDING_MAX as u64
     }
 
     fn in_ring(&self) -> u64 {
         self.position - self.start
     }
 
-    /// Whether the ring has room for what waits and two more blocks.
+    /// Whether the ring has room for what waits and another command's records.
     pub(crate) fn has_ring_room(&self) -> bool {
-        self.in_ring() + 1 + RING_MARGIN <= self.ring
+        self.in_ring() + 1 + COMMAND_LOG_BLOCKS <= self.ring
     }
 
     /// Whether it is time for a checkpoint: recovery reads at most about half of the ring.

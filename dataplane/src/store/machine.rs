@@ -70,6 +70,10 @@ pub struct Store {
     requests: VecDeque<Request>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) stopped: bool,
+    /// Commands whose data is being written.
+    pub(crate) writing: usize,
+    /// Frames that writes under way will take at most.
+    pub(crate) frames_promised: u64,
 }
 
 impl Store {
@@ -94,6 +98,8 @@ impl Store {
             requests: VecDeque::new(),
             events: VecDeque::new(),
             stopped: false,
+            writing: 0,
+            frames_promised: 0,
         }
     }
 
@@ -141,8 +147,7 @@ impl Store {
     pub fn is_idle(&self) -> bool {
         self.free_slots.len() == self.slots.len()
             && self.free_purposes.len() == self.purposes.len()
-            && matches!(self.checkpoint, Checkpoint::Idle)
-            && self.log.is_idle()
+            && (self.stopped || matches!(self.checkpoint, Checkpoint::Idle) && self.log.is_idle())
     }
 
     /// Takes a command, or says at once why not. Its end is an [`Event::Done`].
@@ -164,7 +169,7 @@ impl Store {
 
     /// Whether a requested checkpoint is not on the media yet.
     pub fn is_checkpointing(&self) -> bool {
-        self.checkpoint_wanted || !matches!(self.checkpoint, Checkpoint::Idle)
+        !self.stopped && (self.checkpoint_wanted || !matches!(self.checkpoint, Checkpoint::Idle))
     }
 
     /// Goes on with what waits: once per turn of the driver, and after requests were finished.
@@ -213,6 +218,9 @@ impl Store {
         let mut slot = std::mem::take(&mut self.slots[index]);
         let outcome = self.advance(index, &mut slot);
         let tag = slot.tag();
+        if outcome.is_err() {
+            slot.end();
+        }
         let in_data = slot.is_in_data();
         self.slots[index] = slot;
         match outcome {
@@ -227,6 +235,7 @@ impl Store {
 
     fn data_finished(&mut self, index: usize, offset: u32, finished: Finished<'_>) {
         if self.slots[index].data_finished(offset, finished) {
+            self.writing -= usize::from(self.slots[index].writes());
             self.waiting.push(index);
         }
     }
@@ -274,17 +283,19 @@ impl Store {
         if self.log.has_room() { Ok(()) } else { Err(Stop::Commit) }
     }
 
-    /// Whether there is room for frames and for blocks of data, and slack is left.
-    pub(crate) fn has_space(&self, frames: usize, data: usize, slack: u64) -> Result<(), Stop> {
+    /// Whether there is room for frames and for blocks of data, and so much is left.
+    pub(crate) fn has_space(&self, frames: usize, data: u64, left: u64) -> Result<(), Stop> {
         let dirty = self.state.meta.pages.dirty();
         if dirty + frames > self.limits.frames {
             return Err(Stop::Checkpoint);
         }
         let space = &self.state.meta.space;
-        if space.available() >= (dirty + frames + data) as u64 + slack {
+        if space.available() >= (dirty + frames) as u64 + data + left {
             return Ok(());
         }
         Err(match (space.released(), space.replaced()) {
+            // What a write under way replaces is free soon after it.
+            (0, 0) if self.writing > 0 => Stop::Commit,
             (0, 0) => Stop::Full,
             (0, _) => Stop::Checkpoint,
             _ => Stop::Commit,
@@ -309,10 +320,12 @@ impl Store {
         let record = Record::Reap { volume };
         let ready = self.may_change().and_then(|()| {
             let frames = self.state.ready(&record)?;
-            self.has_space(frames, 0, 0)
+            self.has_space(frames, 0, self.left_by_change(volume))
         });
         match ready {
             Ok(()) => self.apply(&record),
+            // Other changes may free what it takes to free this.
+            Err(Stop::Full) => {}
             Err(stop) if self.arrange(stop).is_err() => self.state.set_stuck(volume),
             Err(_) => {}
         }

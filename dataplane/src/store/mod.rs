@@ -9,28 +9,34 @@
 //! block is ever torn, and what recovery finds is the state after some record of the log: a prefix of what was done.
 
 mod cache;
+mod changes;
 mod check;
 mod checkpoint;
 mod command;
 mod commands;
 mod commit;
+mod control;
 pub mod format;
 mod machine;
 mod open;
+mod own;
 mod request;
 mod space;
 mod state;
 mod tree;
+mod usage;
 
 #[cfg(test)]
 mod tests;
 
+pub use changes::{ChangedRange, Changes, Progress};
 pub use check::{Contents, FAULTS_MAX, Fault, Report, check, contents};
 pub use command::{Command, Control, Event, Failure, Operation};
 pub use machine::{Limits, Store};
 pub use open::{CreateOptions, Media, MediaError, OpenError, create, open};
 pub use request::{Finished, Request, RequestId, RequestOp};
-pub use state::{Counters, VolumeInfo, VolumeKind};
+pub use state::{Counters, Settings, VolumeInfo, VolumeKind};
+pub use usage::Usage;
 
 /// Bytes of a block: the unit of mapping, allocation and atomicity.
 pub const BLOCK_BYTES: usize = 4096;

@@ -13,7 +13,7 @@ use super::machine::{Limits, Store, insert};
 use super::request::{Finished, RequestOp};
 use super::space::Space;
 use super::state::{State, Volume};
-use super::{BLOCK_BYTES, Block, Lsn};
+use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 
 /// A device that is read and written one block at a time, and waited for.
 pub trait Media {
@@ -254,9 +254,9 @@ fn checkpoint_state(
     let (table, summary) = checkpoint::split(&layout, &payload);
     let mut state = State::empty(header.store, layout, limits.map_pages, limits.counts_pages);
     let entries = table.iter().flat_map(|block| <[VolumeEntry]>::ref_from_bytes(&block[..]).unwrap_or(&[]));
-    for (place, entry) in state.volumes.iter_mut().zip(entries) {
+    for (place, entry) in (0..layout.volumes).zip(entries) {
         if entry.flags & VolumeEntry::LIVE != 0 {
-            *place = Volume::from_entry(entry.clone(), &layout);
+            state.insert(VolumeId(place), Volume::from_entry(entry.clone(), &layout)?);
         }
     }
     let summary =

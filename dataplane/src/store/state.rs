@@ -1,12 +1,14 @@
 //! What a store is at one record of its log: volumes, their maps, the counts. Records change it, live and in recovery
 //! alike, and the same records always give the same state.
 
+use std::collections::VecDeque;
+
 use uuid::Uuid;
 
 use super::cache::{Pages, Stop, Target};
 use super::format::{FANOUT, Layout, NAME_BYTES, Record, VolumeEntry};
 use super::space::Space;
-use super::tree::{Leaf, Meta, Root, Step, height_for};
+use super::tree::{Dropped, Leaf, Meta, Root, Step, height_for};
 use super::{Block, Lsn, VOLUME_BLOCKS_MAX, VolumeBlock, VolumeId};
 
 /// What a volume may be used for.
@@ -16,6 +18,33 @@ pub enum VolumeKind {
     Writable,
     /// It never changes.
     Snapshot,
+}
+
+/// How a volume may be used. What a snapshot or a clone is made of keeps its checksums, or has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Hosts may not change it.
+    pub read_only: bool,
+    /// Space for all of it is promised: its writes do not meet a full store.
+    pub reserved: bool,
+    /// Each block is checked when it is read.
+    pub checksums: bool,
+}
+
+impl Default for Settings {
+    /// Writable, thin, checked.
+    fn default() -> Self {
+        Self { read_only: false, reserved: false, checksums: true }
+    }
+}
+
+impl Settings {
+    pub(crate) fn flags(self) -> u8 {
+        let flag = |on, flag| if on { flag } else { 0 };
+        flag(self.read_only, VolumeEntry::READ_ONLY)
+            | flag(self.reserved, VolumeEntry::RESERVED)
+            | flag(!self.checksums, VolumeEntry::UNSUMMED)
+    }
 }
 
 /// What a volume is.
@@ -33,6 +62,14 @@ pub struct VolumeInfo {
     pub kind: VolumeKind,
     /// What it was made from, while that exists.
     pub origin: Option<VolumeId>,
+    /// How it may be used.
+    pub settings: Settings,
+    /// What lies beyond a smaller size is still being freed.
+    pub shrinking: bool,
+    /// Blocks that it maps, shared or not. After shrinking also those that are still to be freed.
+    pub allocated: u64,
+    /// Blocks of these that were written since it last was copied: at least so many it shares with nothing.
+    pub own: u64,
 }
 
 /// Space of a store, in blocks.
@@ -46,14 +83,14 @@ pub struct Counters {
     pub freeing: u64,
     /// Changed map pages in memory, each of which a checkpoint gives a block.
     pub unplaced: u64,
+    /// Of the free ones, promised to reserved volumes.
+    pub promised: u64,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Volume {
     pub(crate) entry: VolumeEntry,
     pub(crate) root: Root,
-    /// Freeing met damage.
-    pub(crate) stuck: bool,
 }
 
 impl Volume {
@@ -67,7 +104,7 @@ impl Volume {
         };
         let sized = entry.blocks.get() <= VOLUME_BLOCKS_MAX
             && (height_for(entry.blocks.get())..=height_for(VOLUME_BLOCKS_MAX)).contains(&height);
-        (rooted && sized).then_some(Self { entry, root: Root { target, height }, stuck: false })
+        (rooted && sized).then_some(Self { entry, root: Root { target, height } })
     }
 
     /// The entry a checkpoint writes, once the root has a block.
@@ -86,6 +123,25 @@ impl Volume {
         self.entry.flags & flag != 0
     }
 
+    /// Whether hosts may not change it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.has(VolumeEntry::SNAPSHOT | VolumeEntry::READ_ONLY)
+    }
+
+    /// Blocks that are promised to it and not taken yet, its map's included.
+    pub(crate) fn owed(&self) -> u64 {
+        if !self.has(VolumeEntry::RESERVED) {
+            return 0;
+        }
+        owed(self.blocks(), self.entry.own.get())
+    }
+
+    fn count(&mut self, added: u64, dropped: Dropped) {
+        let entry = &mut self.entry;
+        entry.mapped = entry.mapped.get().saturating_add(added).saturating_sub(dropped.mapped).into();
+        entry.own = entry.own.get().saturating_add(added).saturating_sub(dropped.own).into();
+    }
+
     fn keep(&self) -> Leaf {
         Leaf(self.blocks().div_ceil(FANOUT as u64))
     }
@@ -99,8 +155,26 @@ impl Volume {
             blocks: self.blocks(),
             kind,
             origin: self.entry.origin.get().checked_sub(1).map(VolumeId),
+            settings: Settings {
+                read_only: self.has(VolumeEntry::READ_ONLY),
+                reserved: self.has(VolumeEntry::RESERVED),
+                checksums: !self.has(VolumeEntry::UNSUMMED),
+            },
+            shrinking: self.has(VolumeEntry::REAPING),
+            allocated: self.entry.mapped.get(),
+            own: self.entry.own.get(),
         }
     }
+}
+
+/// Blocks that a reserved volume of `blocks` blocks may still take when `own` are its own: data, leaves, pages above.
+pub(crate) fn owed(blocks: u64, own: u64) -> u64 {
+    let data = blocks.saturating_sub(own);
+    if data == 0 {
+        return 0;
+    }
+    let leaves = blocks.div_ceil(FANOUT as u64).min(data);
+    data + leaves + leaves / (FANOUT as u64 - 1) + u64::from(height_for(blocks))
 }
 
 pub(crate) struct State {
@@ -109,12 +183,26 @@ pub(crate) struct State {
     pub(crate) meta: Meta,
     pub(crate) volumes: Vec<Option<Volume>>,
     pub(crate) lsn: Lsn,
+    /// What all reserved volumes are owed.
+    pub(crate) promised: u64,
+    /// Volumes that have something to free.
+    reaping: VecDeque<VolumeId>,
 }
 
 impl State {
     pub(crate) fn empty(uuid: Uuid, layout: Layout, map_pages: usize, counts_pages: usize) -> Self {
         let meta = Meta { pages: Pages::new(map_pages), space: Space::empty(layout, counts_pages) };
-        Self { uuid, layout, meta, volumes: vec![None; layout.volumes as usize], lsn: Lsn(0) }
+        let volumes = vec![None; layout.volumes as usize];
+        Self { uuid, layout, meta, volumes, lsn: Lsn(0), promised: 0, reaping: VecDeque::new() }
+    }
+
+    /// Puts the volume of a checkpoint's table in its place.
+    pub(crate) fn insert(&mut self, id: VolumeId, volume: Volume) {
+        self.promised += volume.owed();
+        if volume.has(VolumeEntry::REAPING) {
+            self.reaping.push_back(id);
+        }
+        self.volumes[id.0 as usize] = Some(volume);
     }
 
     /// A volume that is not deleted.
@@ -156,14 +244,12 @@ impl State {
 
     /// A volume that has something to free, and can.
     pub(crate) fn reapable(&self) -> Option<VolumeId> {
-        let mut places = (0u32..).zip(&self.volumes);
-        let ready = |volume: &Volume| volume.has(VolumeEntry::REAPING) && !volume.stuck;
-        places.find(|(_, place)| place.as_ref().is_some_and(ready)).map(|(id, _)| VolumeId(id))
+        self.reaping.front().copied()
     }
 
     /// A volume's map is damaged: what it takes stays until the store is opened again.
     pub(crate) fn set_stuck(&mut self, id: VolumeId) {
-        self.place_mut(id).stuck = true;
+        self.reaping.retain(|other| *other != id);
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -173,6 +259,7 @@ impl State {
             free: space.available(),
             freeing: (space.released() + space.replaced()) as u64,
             unplaced: self.meta.pages.dirty() as u64,
+            promised: self.promised,
         }
     }
 
@@ -186,9 +273,10 @@ impl State {
             }
             Record::Unmap { volume, at, blocks } => self.ready_leaf(volume, at, usize::from(blocks)),
             Record::Create { volume, entry } => self.ready_create(volume, entry),
-            Record::Delete { volume } | Record::Rename { volume, .. } => {
-                self.live(volume).map(|_| 0).ok_or(Stop::Damaged)
-            }
+            Record::Delete { volume }
+            | Record::Rename { volume, .. }
+            | Record::Configure { volume, .. }
+            | Record::Detach { volume } => self.live(volume).map(|_| 0).ok_or(Stop::Damaged),
             Record::Resize { volume, blocks } => self.ready_resize(volume, blocks),
             Record::Rollback { volume, snapshot, husk } => {
                 let free = self.volumes.get(husk.0 as usize).is_some_and(Option::is_none);
@@ -268,51 +356,96 @@ impl State {
     pub(crate) fn apply(&mut self, record: &Record<'_>) {
         self.lsn = self.lsn.next();
         let lsn = self.lsn;
+        let owed = self.owed_by(record);
         match *record {
             Record::Map { volume, at, entries } => {
-                self.with_root(volume, |meta, root| meta.map(root, at, entries, lsn));
+                self.change(volume, entries.len() as u64, |meta, root| meta.map(root, at, entries, lsn));
             }
             Record::Unmap { volume, at, blocks } => {
                 let (leaf, first) = Leaf::of(at);
-                self.with_root(volume, |meta, root| {
-                    meta.unmap(root, leaf, first..first + usize::from(blocks), lsn);
-                });
+                let range = first..first + usize::from(blocks);
+                self.change(volume, 0, |meta, root| meta.unmap(root, leaf, range, lsn));
             }
             Record::Create { volume, entry } => self.create(volume, entry),
+            Record::Configure { volume, flags } => {
+                const SETTABLE: u8 = VolumeEntry::READ_ONLY | VolumeEntry::RESERVED;
+                let entry = &mut self.place_mut(volume).entry;
+                entry.flags = entry.flags & !SETTABLE | flags & SETTABLE;
+            }
+            Record::Detach { volume } => self.place_mut(volume).entry.origin = 0.into(),
             Record::Delete { volume } => self.delete(volume),
             Record::Resize { volume, blocks } => self.resize(volume, blocks),
             Record::Rollback { volume, snapshot, husk } => self.rollback(volume, snapshot, husk),
             Record::Rename { volume, name } => self.place_mut(volume).entry.name = *name,
             Record::Reap { volume } => self.reap(volume),
         }
+        self.promised = self.promised + self.owed_by(record) - owed;
     }
 
-    fn with_root(&mut self, volume: VolumeId, change: impl FnOnce(&mut Meta, &mut Root)) {
-        let place = self.volumes[volume.0 as usize].as_mut().expect("readiness was checked");
-        change(&mut self.meta, &mut place.root);
+    fn owed(&self, id: VolumeId) -> u64 {
+        self.place(id).map_or(0, Volume::owed)
+    }
+
+    /// What is owed to the volumes whose blocks a record makes their own, or not.
+    fn owed_by(&self, record: &Record<'_>) -> u64 {
+        let volume = record.volume();
+        let other = match *record {
+            Record::Create { entry, .. } => entry.origin.get().checked_sub(1).map(VolumeId),
+            Record::Rollback { snapshot, .. } => Some(snapshot),
+            _ => None,
+        };
+        self.owed(volume) + other.filter(|other| *other != volume).map_or(0, |other| self.owed(other))
+    }
+
+    /// Changes a volume's map, and counts what it maps.
+    fn change(&mut self, id: VolumeId, added: u64, change: impl FnOnce(&mut Meta, &mut Root) -> Dropped) {
+        let volume = self.volumes[id.0 as usize].as_mut().expect("readiness was checked");
+        let dropped = change(&mut self.meta, &mut volume.root);
+        volume.count(added, dropped);
+    }
+
+    /// From now on nothing that the volume maps is its own.
+    fn shares_all(&mut self, id: VolumeId) {
+        self.place_mut(id).entry.own = 0.into();
+    }
+
+    fn reaps(&mut self, id: VolumeId) {
+        self.place_mut(id).entry.flags |= VolumeEntry::REAPING;
+        if !self.reaping.contains(&id) {
+            self.reaping.push_back(id);
+        }
     }
 
     fn create(&mut self, id: VolumeId, entry: &VolumeEntry) {
         let mut entry = entry.clone();
         entry.born = self.lsn.0.into();
-        entry.flags &= VolumeEntry::LIVE | VolumeEntry::SNAPSHOT;
+        entry.flags &= !(VolumeEntry::REAPING | VolumeEntry::DELETED);
         entry.flags |= VolumeEntry::LIVE;
+        (entry.mapped, entry.own) = (0.into(), 0.into());
         let mut root = Root { target: Target::None, height: height_for(entry.blocks.get()) };
-        if let Some(origin) = entry.origin.get().checked_sub(1) {
-            let origin = self.place_mut(VolumeId(origin));
-            root = origin.root;
+        if let Some(origin) = entry.origin.get().checked_sub(1).map(VolumeId) {
+            let from = self.place_mut(origin);
+            root = from.root;
+            entry.mapped = from.entry.mapped;
             // What an interrupted shrinking left beyond the size is the copy's to free as well.
-            entry.flags |= origin.entry.flags & VolumeEntry::REAPING;
+            let inherited = VolumeEntry::REAPING | VolumeEntry::UNSUMMED;
+            entry.flags = entry.flags & !inherited | from.entry.flags & inherited;
             self.meta.share(root);
+            self.shares_all(origin);
         }
-        self.volumes[id.0 as usize] = Some(Volume { entry, root, stuck: false });
+        let reaps = entry.flags & VolumeEntry::REAPING != 0;
+        self.volumes[id.0 as usize] = Some(Volume { entry, root });
+        if reaps {
+            self.reaps(id);
+        }
     }
 
     fn delete(&mut self, id: VolumeId) {
         let volume = self.place_mut(id);
         volume.entry.blocks = 0.into();
-        volume.entry.flags |= VolumeEntry::DELETED | VolumeEntry::REAPING;
+        volume.entry.flags |= VolumeEntry::DELETED;
         volume.entry.name = [0; NAME_BYTES];
+        self.reaps(id);
         let orphans = self.volumes.iter_mut().flatten().filter(|other| other.entry.origin == id.0 + 1);
         orphans.for_each(|orphan| orphan.entry.origin = 0.into());
     }
@@ -323,51 +456,59 @@ impl State {
         let before = volume.blocks();
         volume.entry.blocks = blocks.into();
         if blocks < before {
-            volume.entry.flags |= VolumeEntry::REAPING;
+            self.reaps(id);
             self.clear_tail(id, blocks, lsn);
         }
-        self.with_root(id, |meta, root| meta.grow(root, height_for(blocks)));
+        self.change(id, 0, |meta, root| {
+            meta.grow(root, height_for(blocks));
+            Dropped::default()
+        });
     }
 
     /// The last leaf that stays may be mapped beyond the new size.
     fn clear_tail(&mut self, id: VolumeId, blocks: u64, lsn: Lsn) {
         let (leaf, first) = Leaf::of(VolumeBlock(blocks));
-        self.with_root(id, |meta, root| {
+        self.change(id, 0, |meta, root| {
             let present = first > 0 && meta.leaf(*root, leaf).is_ok_and(|page| page.is_some());
-            if present {
-                meta.unmap(root, leaf, first..FANOUT, lsn);
-            }
+            if present { meta.unmap(root, leaf, first..FANOUT, lsn) } else { Dropped::default() }
         });
     }
 
     fn rollback(&mut self, id: VolumeId, snapshot: VolumeId, husk: VolumeId) {
+        const OF_THE_TREE: u8 = VolumeEntry::REAPING | VolumeEntry::UNSUMMED;
         let source = self.place_mut(snapshot);
-        let (root, blocks, reaping) =
-            (source.root, source.entry.blocks, source.entry.flags & VolumeEntry::REAPING);
+        let (root, entry) = (source.root, source.entry.clone());
         self.meta.share(root);
+        self.shares_all(snapshot);
         let volume = self.place_mut(id);
-        let old = Volume { entry: volume.entry.clone(), root: volume.root, stuck: false };
+        let mut old = Volume { entry: volume.entry.clone(), root: volume.root };
         volume.root = root;
-        volume.entry.blocks = blocks;
-        volume.entry.flags = volume.entry.flags & !VolumeEntry::REAPING | reaping;
-        let old = self.volumes[husk.0 as usize].insert(old);
+        (volume.entry.blocks, volume.entry.mapped, volume.entry.own) = (entry.blocks, entry.mapped, 0.into());
+        volume.entry.flags = volume.entry.flags & !OF_THE_TREE | entry.flags & VolumeEntry::UNSUMMED;
+        self.reaping.retain(|other| *other != id);
+        if entry.flags & VolumeEntry::REAPING != 0 {
+            self.reaps(id);
+        }
         old.entry.origin = 0.into();
         old.entry.blocks = 0.into();
-        old.entry.flags |= VolumeEntry::DELETED | VolumeEntry::REAPING;
+        old.entry.flags = old.entry.flags & !VolumeEntry::RESERVED | VolumeEntry::DELETED;
         old.entry.name = [0; NAME_BYTES];
+        self.volumes[husk.0 as usize] = Some(old);
+        self.reaps(husk);
     }
 
     fn reap(&mut self, id: VolumeId) {
         let lsn = self.lsn;
         let step = self.ready_reap(id).expect("readiness was checked");
         if let Step::Done = step {
+            self.reaping.retain(|other| *other != id);
             let volume = self.place_mut(id);
             volume.entry.flags &= !VolumeEntry::REAPING;
             if volume.has(VolumeEntry::DELETED) {
                 self.volumes[id.0 as usize] = None;
             }
         } else {
-            self.with_root(id, |meta, root| meta.reap(root, step, lsn));
+            self.change(id, 0, |meta, root| meta.reap(root, step, lsn));
         }
     }
 }

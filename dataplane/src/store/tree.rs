@@ -22,14 +22,14 @@ impl Leaf {
     }
 
     /// Which entry of a page of `level` leads to it.
-    fn entry(self, level: u8) -> usize {
+    pub(crate) fn entry(self, level: u8) -> usize {
         let shifted = self.0.checked_shr(FANOUT_SHIFT * u32::from(level - 1)).unwrap_or(0);
         usize::try_from(shifted % FANOUT as u64).expect("smaller than a page")
     }
 }
 
 /// Leaves below one page of `level`.
-fn span(level: u8) -> u64 {
+pub(crate) fn span(level: u8) -> u64 {
     1 << (FANOUT_SHIFT * u32::from(level))
 }
 
@@ -48,6 +48,15 @@ pub(crate) struct Root {
 pub(crate) struct Meta {
     pub(crate) pages: Pages,
     pub(crate) space: Space,
+}
+
+/// What a change took out of a leaf.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Dropped {
+    /// Entries that mapped something.
+    pub(crate) mapped: u64,
+    /// Of these, blocks that nothing else refers to.
+    pub(crate) own: u64,
 }
 
 /// What is at the end of a way down.
@@ -73,7 +82,7 @@ impl Meta {
         self.pages.get(target, 0)
     }
 
-    fn references(&mut self, target: Target) -> Result<u16, Stop> {
+    pub(crate) fn references(&mut self, target: Target) -> Result<u16, Stop> {
         match target {
             Target::None => Ok(0),
             Target::Frame(id) => Ok(self.pages.frame(id).refs),
@@ -219,36 +228,56 @@ impl Meta {
         id
     }
 
+    fn drop_data(&mut self, raw: u64, dropped: &mut Dropped, lsn: Lsn) {
+        if raw != 0 {
+            dropped.mapped += 1;
+            dropped.own += u64::from(self.space.count(Block(raw)) == 1);
+            self.space.dec(Block(raw), lsn);
+        }
+    }
+
     /// Blocks of one leaf lie elsewhere now.
-    pub(crate) fn map(&mut self, root: &mut Root, at: VolumeBlock, entries: &[MapEntry], lsn: Lsn) {
+    pub(crate) fn map(
+        &mut self,
+        root: &mut Root,
+        at: VolumeBlock,
+        entries: &[MapEntry],
+        lsn: Lsn,
+    ) -> Dropped {
         let (leaf, first) = Leaf::of(at);
         let id = self.change(root, leaf, 0, lsn);
+        let mut dropped = Dropped::default();
         for (index, entry) in (first..).zip(entries) {
             let target = Block(entry.target.get());
             let page = &mut self.pages.frame_mut(id).page;
             let old = std::mem::replace(&mut page.targets[index], target.0);
             page.sums[index] = entry.sum.get();
             self.space.refer(target, 1);
-            if old != 0 {
-                self.space.dec(Block(old), lsn);
-            }
+            self.drop_data(old, &mut dropped, lsn);
         }
+        dropped
     }
 
     /// Blocks of one leaf are no more.
-    pub(crate) fn unmap(&mut self, root: &mut Root, leaf: Leaf, range: std::ops::Range<usize>, lsn: Lsn) {
+    pub(crate) fn unmap(
+        &mut self,
+        root: &mut Root,
+        leaf: Leaf,
+        range: std::ops::Range<usize>,
+        lsn: Lsn,
+    ) -> Dropped {
         let id = self.change(root, leaf, 0, lsn);
+        let mut dropped = Dropped::default();
         for index in range {
             let page = &mut self.pages.frame_mut(id).page;
             let old = std::mem::replace(&mut page.targets[index], 0);
             page.sums[index] = 0;
-            if old != 0 {
-                self.space.dec(Block(old), lsn);
-            }
+            self.drop_data(old, &mut dropped, lsn);
         }
         if self.pages.frame(id).page.is_empty() {
             self.cut(root, leaf, 0, lsn);
         }
+        dropped
     }
 
     /// Takes the page of `level` on the way to `leaf` out of the tree, and pages above that have nothing else. Pages
@@ -298,7 +327,8 @@ pub(crate) enum Step {
 }
 
 impl Meta {
-    /// Finds the last thing in the tree that lies at or beyond `keep`, ready to be freed.
+    /// Finds the last thing in the tree that lies at or beyond `keep`, ready to be freed. What stays (`keep` is not 0) is
+    /// counted, so from it shared leaves are taken one by one; a tree that goes loses whole branches.
     pub(crate) fn ready_reap(&mut self, root: Root, keep: Leaf) -> Result<Step, Stop> {
         let mut way = Way { frames: 0, target: root.target, shared: false };
         let mut first = Leaf(0);
@@ -308,8 +338,12 @@ impl Meta {
             }
             let beyond = first >= keep;
             let frames = way.frames;
-            if beyond && (way.shared || self.references(way.target)? > 1) {
+            let shared = way.shared || self.references(way.target)? > 1;
+            if beyond && shared && (keep == Leaf(0) || level == 0) {
                 self.references(way.target)?;
+                if keep != Leaf(0) {
+                    self.pages.get(way.target, level)?;
+                }
                 return Ok(Step::Shared { leaf: first, level, frames });
             }
             self.ready_page(&mut way, level)?;
@@ -334,11 +368,29 @@ impl Meta {
     }
 
     /// Frees it.
-    pub(crate) fn reap(&mut self, root: &mut Root, step: Step, lsn: Lsn) {
+    pub(crate) fn reap(&mut self, root: &mut Root, step: Step, lsn: Lsn) -> Dropped {
         match step {
-            Step::Done => {}
-            Step::Shared { leaf, level, .. } => self.cut(root, leaf, level, lsn),
+            Step::Done => Dropped::default(),
+            Step::Shared { leaf, level, .. } => {
+                let page = self.leaf(*root, leaf).ok().flatten().filter(|_| level == 0);
+                let mapped = page.map_or(0, |page| page.targets.iter().filter(|raw| **raw != 0).count());
+                self.cut(root, leaf, level, lsn);
+                Dropped { mapped: mapped as u64, own: 0 }
+            }
             Step::Leaf { leaf, .. } => self.unmap(root, leaf, 0..FANOUT, lsn),
         }
+    }
+
+    /// The last block that the tree maps.
+    pub(crate) fn last_mapped(&self, root: Root) -> Result<Option<VolumeBlock>, Stop> {
+        let mut target = root.target;
+        let mut at = 0;
+        for level in (0..=root.height).rev() {
+            let Some(page) = self.pages.get(target, level)? else { return Ok(None) };
+            let Some(last) = page.targets.iter().rposition(|raw| *raw != 0) else { return Ok(None) };
+            at = at << FANOUT_SHIFT | last as u64;
+            target = Target::from_raw(page.targets[last]);
+        }
+        Ok(Some(VolumeBlock(at)))
     }
 }

@@ -97,7 +97,7 @@ pub struct VolumeEntry {
     pub root: U64,
     /// Levels above the leaves.
     pub height: u8,
-    /// [`Self::LIVE`], [`Self::SNAPSHOT`], [`Self::REAPING`].
+    /// [`Self::LIVE`] and the others.
     pub flags: u8,
     reserved0: [u8; 2],
     /// One more than the [`VolumeId`](crate::store::VolumeId) of the snapshot or volume it was made from; 0 for none.
@@ -106,7 +106,11 @@ pub struct VolumeEntry {
     pub born: U64,
     /// UTF-8, padded with zeroes.
     pub name: [u8; NAME_BYTES],
-    reserved1: [u8; 144],
+    /// Blocks that its leaves map.
+    pub mapped: U64,
+    /// Blocks that nothing else refers to, at least.
+    pub own: U64,
+    reserved1: [u8; 128],
 }
 const _: () = assert!(size_of::<VolumeEntry>() == 256);
 
@@ -119,6 +123,12 @@ impl VolumeEntry {
     pub const REAPING: u8 = 4;
     /// It is deleted; its place is free when its blocks are.
     pub const DELETED: u8 = 8;
+    /// Hosts may not change it.
+    pub const READ_ONLY: u8 = 16;
+    /// Its blocks have no checksums. Whatever shares blocks with it has none either.
+    pub const UNSUMMED: u8 = 32;
+    /// Space for all of it is promised.
+    pub const RESERVED: u8 = 64;
 
     /// An entry without a map.
     pub fn new(uuid: Uuid, blocks: u64, name: &str) -> Option<Self> {

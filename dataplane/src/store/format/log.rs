@@ -105,6 +105,18 @@ pub enum Record<'a> {
         /// New name, padded with zeroes.
         name: &'a [u8; NAME_BYTES],
     },
+    /// The volume is to be used otherwise: [`VolumeEntry::READ_ONLY`] and [`VolumeEntry::RESERVED`] are as in `flags`.
+    Configure {
+        /// Which.
+        volume: VolumeId,
+        /// The flags; others are ignored.
+        flags: u8,
+    },
+    /// The volume no longer names what it was made from.
+    Detach {
+        /// Which.
+        volume: VolumeId,
+    },
     /// One bounded step of freeing what lies beyond a volume's size.
     Reap {
         /// Whose.
@@ -125,7 +137,14 @@ impl Record<'_> {
             }
             Self::Rename { volume, name } => (7, volume, 0, name),
             Self::Reap { volume } => (8, volume, 0, &[]),
+            Self::Configure { volume, flags } => (9, volume, u64::from(flags), &[]),
+            Self::Detach { volume } => (10, volume, 0, &[]),
         }
+    }
+
+    /// The volume that it speaks of.
+    pub fn volume(&self) -> VolumeId {
+        self.parts().1
     }
 
     /// Bytes it takes in a log block.
@@ -259,6 +278,8 @@ impl<'a> Records<'a> {
                 name: body.try_into().map_err(|_: std::array::TryFromSliceError| short(()))?,
             },
             8 => Record::Reap { volume },
+            9 => Record::Configure { volume, flags: value.to_le_bytes()[0] },
+            10 => Record::Detach { volume },
             kind => return Err(bad("kind", kind.into())),
         })
     }

@@ -117,6 +117,8 @@ proptest! {
             Record::Rollback { volume, snapshot: VolumeId(others.0), husk: VolumeId(others.1) },
             Record::Rename { volume, name: &entry.name },
             Record::Reap { volume },
+            Record::Configure { volume, flags: VolumeEntry::READ_ONLY },
+            Record::Detach { volume },
         ];
         let mut log = LogBlock::default();
         for record in &records {

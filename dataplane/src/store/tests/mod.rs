@@ -2,4 +2,5 @@
 
 mod damage;
 mod decode;
+mod features;
 mod rig;

@@ -67,7 +67,7 @@ impl Rig {
         Self::open(self.media)
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.store.turn();
         while let Some(request) = self.store.next_request() {
             let mut bytes = [0; BLOCK_BYTES];
@@ -154,6 +154,12 @@ impl Rig {
         let sums: Vec<u32> = self.data.iter().map(|bytes| crc32c(bytes)).collect();
         let operation = Operation::Write { volume, at: VolumeBlock(at), sums: &sums, fua: false };
         self.run(operation).map(|_| ())
+    }
+
+    /// Makes shared blocks the volume's own.
+    pub(super) fn own(&mut self, volume: VolumeId, at: u64, blocks: u32) -> Result<(), Failure> {
+        self.data = vec![[0; BLOCK_BYTES]; blocks as usize];
+        self.run(Operation::Own { volume, at: VolumeBlock(at), blocks }).map(|_| ())
     }
 
     /// The first byte of every block.

@@ -74,7 +74,8 @@ fn failure_errno(failure: Failure) -> Errno {
         Failure::NoVolume => Errno::NODEV,
         Failure::ReadOnly => Errno::PERM,
         Failure::Media | Failure::Corrupt | Failure::Stopped => Errno::IO,
-        Failure::OutOfRange | Failure::BadName => Errno::INVAL,
+        Failure::OutOfRange | Failure::BadName | Failure::ChecksumsDiffer => Errno::INVAL,
+        Failure::WouldLoseData => Errno::NOTEMPTY,
     }
 }
 
