@@ -12,7 +12,7 @@ use common::{Daemon, PATIENCE, free_address};
 use nvme::admin::{Abort, AsyncEventRequest, Identify};
 use nvme::fabrics::ConnectData;
 use nvme::nvm::ReadWrite;
-use nvme::tcp::{CommonHeader, PduType};
+use nvme::tcp::{CommonHeader, PduType, R2t};
 use nvme::{ControllerId, HostId, Lba, Nqn, NulStr, QueueId, SglDescriptor, Status, U16, U32};
 use peer::{Association, BLOCK_BYTES, NSID, Peer, Place};
 use serde_json::{Value, json};
@@ -479,6 +479,48 @@ fn hostile_peers_harm_neither_the_daemon_nor_its_hosts() {
         daemon.lines().filter(|line| ["ERROR", "panicked"].iter().any(|word| line.contains(word))).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+#[test]
+fn a_host_that_does_not_read_holds_up_nobody_who_writes_what_it_asked_for() {
+    /// Together far more than the sockets take.
+    const READS: u16 = 100;
+    const BLOCKS: u32 = 32;
+    let address = free_address();
+    let daemon = Daemon::start(&[]);
+    serve(&daemon, address);
+    let scene = Scene::new(address, 0, 0);
+    let (slow, other) = (scene.association(), scene.association());
+    let mut slow_queue = slow.queue(&scene.place, 1, 128, PATIENCE);
+    let mut other_queue = other.queue(&scene.place, 1, 32, PATIENCE);
+    write_all(&mut other_queue, 1, 0, BLOCKS, 1);
+    for cid in 0..READS {
+        assert!(slow_queue.send(&peer::read(cid, 0, BLOCKS)));
+    }
+    write_all(&mut other_queue, 2, 0, BLOCKS, 2);
+    assert_eq!(controllers(&daemon, ATTACKED), 2, "the slow host is still there");
+    let mut newest = 1;
+    for _ in 0..READS {
+        let pdu = slow_queue.receive_within(PATIENCE).expect("data");
+        let data = &pdu[pdu.len() - usize::try_from(BLOCKS * BLOCK_BYTES).expect("fits")..];
+        assert!(data.iter().all(|byte| *byte == data[0]), "a torn read");
+        assert!(data[0] >= newest, "what was read later is older");
+        newest = data[0];
+        let (_, status, _) = slow_queue.response(PATIENCE);
+        assert!(status.is_success(), "{status}");
+    }
+    assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// Writes blocks full of `byte`, as the R2Ts ask for them.
+fn write_all(queue: &mut Peer, cid: u16, lba: u64, blocks: u32, byte: u8) {
+    assert!(queue.send(&peer::write(cid, lba, blocks)));
+    let answer = queue.receive_within(PATIENCE).expect("an R2T");
+    let (r2t, _) = R2t::read_from_prefix(&answer).expect("an R2T");
+    assert_eq!((r2t.ch.pdu_type(), r2t.r2tl.get()), (PduType::R2T, blocks * BLOCK_BYTES));
+    let data = vec![byte; usize::try_from(r2t.r2tl.get()).expect("fits")];
+    let (_, status, _) = queue.command(&peer::h2c_data(cid, r2t.ttag.get(), r2t.r2to.get(), &data), PATIENCE);
+    assert!(status.is_success(), "{status}");
 }
 
 #[test]

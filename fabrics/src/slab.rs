@@ -130,6 +130,11 @@ impl<T> Slab<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &T)> {
         (0..self.slots()).zip(&self.entries).filter_map(|(slot, entry)| Some((slot, entry.value.as_ref()?)))
     }
+
+    /// What is in every occupied slot.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@
 
 mod arena;
 mod io_buf;
-mod piece;
 mod pool;
+mod region;
 #[cfg(test)]
 mod tests;
 
 pub use io_buf::{IO_SIZE_MAX, IoBuf};
-pub use piece::{HugePiece, REGION_SIZE};
 pub use pool::{
     ArenaRange, DmaBuf, DmaPool, LARGE_SLOT_SIZE, PoolConfig, PoolError, PoolUsage, SMALL_SLOT_SIZE,
 };
+pub use region::{CHUNK_SIZE, REGION_SIZE, ReadGuard, Region, WriteGuard, prefetch};

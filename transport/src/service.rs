@@ -53,6 +53,17 @@ pub enum TransportKind {
     Tcp,
 }
 
+impl TransportKind {
+    /// Whether a read may be answered with a [lent](IoBuf::is_lent) buffer: the transport sends it, or takes a copy, in the
+    /// turn it gets it.
+    #[must_use]
+    pub const fn takes_lent(self) -> bool {
+        match self {
+            Self::Tcp => true,
+        }
+    }
+}
+
 /// Who is at the other end, and where it came in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {

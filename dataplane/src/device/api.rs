@@ -348,6 +348,14 @@ pub trait Queue {
     /// Starts an I/O, or finishes it at once. I/Os may overtake each other, flushes included.
     fn submit(&mut self, io: Io) -> Submission;
 
+    /// The content of `bytes` bytes from `lba` as a [lent](IoBuf::is_lent) buffer, without a copy and without waiting, where
+    /// the device can. It counts as a read. The holder lets go of it within the turn: writes to it wait. `None`: submit a read,
+    /// which also says what is wrong with the range.
+    #[inline]
+    fn lend(&mut self, _lba: Lba, _bytes: u32) -> Option<IoBuf> {
+        None
+    }
+
     /// Passes on everything submitted since the last call. Once per turn.
     fn kick(&mut self);
 

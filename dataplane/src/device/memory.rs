@@ -1,44 +1,44 @@
 //! A device in memory. Thin: blocks that were never written, or were deallocated, take no space and read as zeroes.
 //!
-//! The content is cut into stripes of 64 KiB, each behind a lock of its own, so concurrent access from
-//! several reactors is ordered per stripe and never undefined. An uncontended lock costs about 10 ns; a holder copies
-//! at most one stripe. An I/O that spans stripes takes the next stripe's lock before it lets go of the last one:
-//! overlapping I/Os cannot overtake each other, so reads and writes of any size are atomic. Content lies on huge pages
-//! where the system gives them: a random access then costs no walk of the page table.
+//! The content lies in [`Region`]s of one huge page each: a random access costs no walk of the page table, concurrent
+//! access from several reactors is ordered and never undefined, and reads and writes of any size are atomic. What a host
+//! reads is [lent](Queue::lend) to the connection rather than copied. A write or a zeroing that meets lent bytes waits in its
+//! queue until they are sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use nvme::Status;
 use reactors::IoBuf;
-use reactors::dma::{HugePiece, REGION_SIZE};
-use spin::mutex::SpinMutex;
+use reactors::dma::{CHUNK_SIZE, IO_SIZE_MAX, REGION_SIZE, Region, prefetch};
 use uuid::Uuid;
 
 use super::api::Geometry;
 use super::counters::{CounterBook, Meter};
 use super::null::{check_size, finish_inline};
 use super::{
-    BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, IoDone, Lba, Op, Operations, Queue,
+    BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Lba, Op, OpKind, Operations, Queue,
     QueueContext, Submission,
 };
 
-/// Bytes of a stripe: large enough that most I/O takes one lock, small enough that reactors rarely meet.
-const STRIPE_BYTES: usize = 64 << 10;
-const STRIPE_SHIFT: u32 = STRIPE_BYTES.trailing_zeros();
-/// Stripes whose locks are made together, on first use: 64 MiB of content for 40 KiB of locks.
-const GROUP_STRIPES: usize = 1024;
-const GROUP_SHIFT: u32 = STRIPE_SHIFT + GROUP_STRIPES.trailing_zeros();
-/// Largest device: its table of groups, 16 MiB, is made at once.
+const REGION_SHIFT: u32 = REGION_SIZE.trailing_zeros();
+/// Regions whose places are made together, on first use: 64 MiB of content.
+const GROUP_REGIONS: usize = 32;
+const GROUP_SHIFT: u32 = REGION_SHIFT + GROUP_REGIONS.trailing_zeros();
+/// Largest device: its table of groups, 48 MiB, is made at once.
 const BYTES_MAX: u64 = 64 << 40;
-/// Stripes that zeroing or deallocating clears before it lets the reactor go on (< 1 ms). A group that was never
-/// written counts as one.
-const STEP_STRIPES: usize = GROUP_STRIPES;
+/// Bytes that zeroing or deallocating clears before it lets the reactor go on (< 1 ms). A group that was never
+/// written counts as a chunk.
+const STEP_CHUNKS: usize = 1024;
 /// Writes are atomic at any size; this is the largest that Identify can express (NAWUN is 16 bits, zero-based).
 pub(super) const ATOMIC_BLOCKS: u32 = 1 << 16;
+/// Reads up to this size come in large numbers and at random: worth fetching ahead of the send that copies them. Longer
+/// ones the processor fetches ahead by itself.
+const PREFETCH_BYTES_MAX: usize = 8 << 10;
+const _: () = assert!(IO_SIZE_MAX <= REGION_SIZE, "an I/O lies in two regions at most");
 
 /// A device in memory.
 pub struct MemoryDevice {
@@ -71,9 +71,9 @@ impl MemoryDevice {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Bytes of the stripes that hold written blocks.
+    /// Bytes of the chunks that hold written blocks.
     pub fn bytes_allocated(&self) -> u64 {
-        self.shared.content.stripes_allocated.load(Relaxed) << STRIPE_SHIFT
+        self.shared.content.chunks_written.load(Relaxed) * CHUNK_SIZE as u64
     }
 }
 
@@ -94,8 +94,8 @@ impl Device for MemoryDevice {
 
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
         let meter = self.shared.counters.open();
-        let clearing = VecDeque::with_capacity(context.depth.max(1) as usize);
-        Ok(Box::new(MemoryQueue { shared: Arc::clone(&self.shared), meter, clearing }))
+        let waiting = VecDeque::with_capacity(context.depth.max(1) as usize);
+        Ok(Box::new(MemoryQueue { shared: Arc::clone(&self.shared), meter, waiting, ahead: None }))
     }
 
     fn counters(&self) -> DeviceCounters {
@@ -103,83 +103,68 @@ impl Device for MemoryDevice {
     }
 }
 
-/// Stripes that share one mapping, so that their content lies on one huge page.
-const REGION_STRIPES: usize = REGION_SIZE / STRIPE_BYTES;
-
-/// Invariant: memory of a stripe that is not `written` is zero.
+/// The place of a region.
 #[derive(Default)]
-struct Stripe {
-    memory: Option<HugePiece>,
-    written: bool,
+struct Place {
+    /// Absent before the first write.
+    region: OnceLock<Arc<Region>>,
+    /// A bit for each chunk that may hold something else than zeroes. Changed under the chunk's writer lock.
+    written: AtomicU32,
 }
 
-/// Memory of a region's stripes that were never written; empty before the first of them is.
-type Spare = Mutex<Vec<Option<HugePiece>>>;
+const _: () = assert!(REGION_SIZE / CHUNK_SIZE <= 32, "a bit for each chunk");
 
-struct Group {
-    /// Unlocked by a plain store, which does not wait for the written content to leave the core.
-    stripes: Box<[SpinMutex<Stripe>]>,
-    spare: Box<[Spare]>,
+/// The bits of the chunks that `bytes` of a region touch.
+fn chunk_bits(bytes: &Range<usize>) -> u32 {
+    let (first, end) = (bytes.start / CHUNK_SIZE, bytes.end.div_ceil(CHUNK_SIZE));
+    (u32::MAX >> (32 - (end - first))) << first
 }
 
-impl Group {
-    fn new() -> Self {
-        Self {
-            stripes: (0..GROUP_STRIPES).map(|_| SpinMutex::default()).collect(),
-            spare: (0..GROUP_STRIPES / REGION_STRIPES).map(|_| Spare::default()).collect(),
+impl Place {
+    fn region(&self) -> Result<&Arc<Region>, Status> {
+        if let Some(region) = self.region.get() {
+            return Ok(region);
         }
-    }
-
-    /// The memory of a stripe that has none yet; taken once.
-    #[cold]
-    fn take_memory(&self, stripe: usize) -> Result<HugePiece, Status> {
-        let mut spare = self.spare[stripe / REGION_STRIPES].lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.is_empty() {
-            let pieces = HugePiece::region(STRIPE_BYTES).map_err(|_| Status::CAPACITY_EXCEEDED)?;
-            *spare = pieces.into_iter().map(Some).collect();
-        }
-        spare[stripe % REGION_STRIPES].take().ok_or(Status::INTERNAL_ERROR)
+        let region = Region::map().map_err(|_| Status::CAPACITY_EXCEEDED)?;
+        Ok(self.region.get_or_init(|| region))
     }
 }
+
+type Group = Box<[Place]>;
 
 struct Content {
     groups: Box<[OnceLock<Group>]>,
-    stripes_allocated: AtomicU64,
+    chunks_written: AtomicU64,
 }
 
-/// Part of an I/O that lies in one stripe.
+/// Part of an I/O that lies in one region.
 struct Piece {
-    /// Number of the stripe.
-    stripe: u64,
-    /// Bytes within the stripe.
+    /// Number of the region.
+    region: u64,
+    /// Bytes within the region.
     bytes: Range<usize>,
-    /// Where the piece starts in the I/O.
-    position: usize,
 }
 
-/// Cuts a range of bytes of the device at stripe boundaries.
-fn pieces(range: Range<u64>) -> impl Iterator<Item = Piece> {
-    let mut at = range.start;
-    std::iter::from_fn(move || {
-        (at < range.end).then(|| {
-            let start = within_stripe(at);
-            let end = (start as u64 + (range.end - at)).min(STRIPE_BYTES as u64);
-            let piece = Piece {
-                stripe: at >> STRIPE_SHIFT,
-                bytes: start..to_usize(end),
-                position: to_usize(at - range.start),
-            };
-            at += end - start as u64;
-            piece
-        })
-    })
+/// The first bytes of a range that lie in one piece of `1 << shift` bytes: the number of that piece, and where in it.
+fn first_piece(range: &Range<u64>, shift: u32) -> (u64, Range<usize>) {
+    let start = range.start & ((1 << shift) - 1);
+    let end = (start + (range.end - range.start)).min(1 << shift);
+    (range.start >> shift, to_usize(start)..to_usize(end))
 }
 
-fn within_stripe(at: u64) -> usize {
-    to_usize(at & (STRIPE_BYTES as u64 - 1))
+/// Cuts the range of an I/O at the region boundary that it may have inside.
+#[inline]
+fn pieces(range: Range<u64>) -> (Piece, Option<Piece>) {
+    let (region, bytes) = first_piece(&range, REGION_SHIFT);
+    let rest = range.start + bytes.len() as u64..range.end;
+    let second = (!rest.is_empty()).then(|| {
+        let (region, bytes) = first_piece(&rest, REGION_SHIFT);
+        Piece { region, bytes }
+    });
+    (Piece { region, bytes }, second)
 }
 
-/// Offsets within a stripe, a table or a buffer: always small enough.
+/// Offsets within a region, a table or a buffer: always small enough.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "usize has 64 bits on every platform with io_uring that is built"
@@ -191,163 +176,237 @@ const fn to_usize(value: u64) -> usize {
 impl Content {
     fn new(bytes: u64) -> Self {
         let groups = to_usize(bytes.div_ceil(1 << GROUP_SHIFT));
-        Self { groups: (0..groups).map(|_| OnceLock::new()).collect(), stripes_allocated: AtomicU64::new(0) }
+        Self { groups: (0..groups).map(|_| OnceLock::new()).collect(), chunks_written: AtomicU64::new(0) }
     }
 
-    /// The group of a stripe, and its place there.
-    fn place(&self, stripe: u64) -> (&Group, usize) {
-        let group = &self.groups[to_usize(stripe >> (GROUP_SHIFT - STRIPE_SHIFT))];
-        (group.get_or_init(Group::new), to_usize(stripe) % GROUP_STRIPES)
+    /// The place of a region, made if need be.
+    #[inline]
+    fn place(&self, region: u64) -> &Place {
+        let group = &self.groups[to_usize(region) / GROUP_REGIONS];
+        let group = group.get_or_init(|| (0..GROUP_REGIONS).map(|_| Place::default()).collect());
+        &group[to_usize(region) % GROUP_REGIONS]
+    }
+
+    /// A region that was ever written to.
+    #[inline]
+    fn region(&self, region: u64) -> Option<&Arc<Region>> {
+        let group = self.groups[to_usize(region) / GROUP_REGIONS].get()?;
+        group[to_usize(region) % GROUP_REGIONS].region.get()
+    }
+
+    fn lend(&self, range: Range<u64>) -> Option<IoBuf> {
+        match pieces(range) {
+            (Piece { region, bytes }, None) => self.region(region)?.lend(bytes),
+            _ => None,
+        }
     }
 
     fn read(&self, range: Range<u64>, buffer: &mut IoBuf) {
-        let mut held = None;
-        for piece in pieces(range) {
-            let (group, at) = self.place(piece.stripe);
-            let stripe = group.stripes[at].lock();
-            match &stripe.memory {
-                Some(memory) if stripe.written => buffer.copy_in(piece.position, &memory[piece.bytes]),
-                _ => buffer.fill_zero(piece.position, piece.bytes.len()),
-            }
-            held = Some(stripe);
+        let (first, second) = pieces(range);
+        let split = first.bytes.len();
+        // Both parts are held before either is copied: a write to both is seen whole or not at all.
+        let held = self.region(first.region).map(|region| region.read(first.bytes));
+        let next = second.map(|piece| {
+            (piece.bytes.len(), self.region(piece.region).map(|region| region.read(piece.bytes)))
+        });
+        match &held {
+            Some(bytes) => buffer.copy_in(0, bytes),
+            None => buffer.fill_zero(0, split),
         }
-        drop(held);
+        match &next {
+            Some((_, Some(bytes))) => buffer.copy_in(split, bytes),
+            Some((len, None)) => buffer.fill_zero(split, *len),
+            None => {}
+        }
     }
 
-    fn write(&self, range: Range<u64>, buffer: &IoBuf) -> Result<(), Status> {
-        let mut held = None;
-        for piece in pieces(range) {
-            let (group, at) = self.place(piece.stripe);
-            let mut stripe = group.stripes[at].lock();
-            let Stripe { memory, written } = &mut *stripe;
-            let memory = match memory {
-                Some(memory) => memory,
-                empty => empty.insert(group.take_memory(at)?),
+    /// `false`, and nothing is written, when a part of the range is lent.
+    fn write(&self, range: Range<u64>, buffer: &IoBuf) -> Result<bool, Status> {
+        let (first, second) = pieces(range);
+        let place = self.place(first.region);
+        let (split, bits) = (first.bytes.len(), chunk_bits(&first.bytes));
+        let Some(mut held) = place.region()?.try_write(first.bytes) else { return Ok(false) };
+        if let Some(Piece { region, bytes }) = second {
+            let (place, bits) = (self.place(region), chunk_bits(&bytes));
+            let Some(mut held) = place.region()?.try_write(bytes) else { return Ok(false) };
+            self.mark_written(place, bits);
+            buffer.copy_out(split, &mut held);
+        }
+        self.mark_written(place, bits);
+        buffer.copy_out(0, &mut held);
+        Ok(true)
+    }
+
+    #[inline]
+    fn mark_written(&self, place: &Place, bits: u32) {
+        if place.written.load(Relaxed) & bits != bits {
+            let before = place.written.fetch_or(bits, Relaxed);
+            self.chunks_written.fetch_add(u64::from((bits & !before).count_ones()), Relaxed);
+        }
+    }
+
+    /// Makes the first part of `range` read as zeroes; what is left. Whole chunks are released. Stops at lent bytes.
+    fn clear_step(&self, mut range: Range<u64>) -> Range<u64> {
+        for _ in 0..STEP_CHUNKS {
+            if range.is_empty() {
+                break;
+            }
+            let (group, bytes) = first_piece(&range, GROUP_SHIFT);
+            let cleared = match self.groups[to_usize(group)].get() {
+                None => bytes.len(),
+                Some(group) => match self.clear_chunk(group, &range) {
+                    Some(cleared) => cleared,
+                    None => break,
+                },
             };
-            if !*written {
-                *written = true;
-                self.stripes_allocated.fetch_add(1, Relaxed);
-            }
-            buffer.copy_out(piece.position, &mut memory[piece.bytes]);
-            held = Some(stripe);
+            range.start += cleared as u64;
         }
-        drop(held);
-        Ok(())
+        range
     }
 
-    /// Makes the first part of `range` read as zeroes; what is left. Whole stripes are released.
-    fn clear_step(&self, range: Range<u64>) -> Range<u64> {
-        let (mut at, mut budget) = (range.start, STEP_STRIPES);
-        while at < range.end && budget > 0 {
-            let group = at >> GROUP_SHIFT;
-            let end = range.end.min((group + 1) << GROUP_SHIFT);
-            budget = match self.groups[to_usize(group)].get() {
-                Some(group) => {
-                    self.clear_in(group, at..end);
-                    budget.saturating_sub(GROUP_STRIPES)
-                }
-                None => budget - 1,
-            };
-            at = end;
+    /// Clears what of the first chunk of `range` lies in it: how many bytes. `None` when they are lent.
+    fn clear_chunk(&self, group: &Group, range: &Range<u64>) -> Option<usize> {
+        let (region, bytes) = first_piece(range, REGION_SHIFT);
+        let place = &group[to_usize(region) % GROUP_REGIONS];
+        let Some(region) = place.region.get() else { return Some(bytes.len()) };
+        let end = bytes.end.min((bytes.start / CHUNK_SIZE + 1) * CHUNK_SIZE);
+        let bytes = bytes.start..end;
+        let bit = chunk_bits(&bytes);
+        let mut held = region.try_write(bytes.clone())?;
+        if place.written.load(Relaxed) & bit == 0 {
+            return Some(bytes.len());
         }
-        at..range.end
-    }
-
-    /// Clears a range that lies in one group.
-    fn clear_in(&self, group: &Group, range: Range<u64>) {
-        for piece in pieces(range) {
-            let mut stripe = group.stripes[to_usize(piece.stripe) % GROUP_STRIPES].lock();
-            let Stripe { memory: Some(memory), written: written @ true } = &mut *stripe else { continue };
-            if piece.bytes.len() == STRIPE_BYTES {
-                memory.clear();
-                *written = false;
-                self.stripes_allocated.fetch_sub(1, Relaxed);
-            } else {
-                memory[piece.bytes].fill(0);
-            }
+        if bytes.len() == CHUNK_SIZE {
+            held.clear();
+            place.written.fetch_and(!bit, Relaxed);
+            self.chunks_written.fetch_sub(1, Relaxed);
+        } else {
+            held.fill(0);
         }
+        Some(bytes.len())
     }
 }
 
-/// A zeroing that takes more than one step.
-struct Clearing {
-    io: Io,
-    bytes: u64,
-    left: Range<u64>,
+/// An I/O that was not finished inside its submission.
+enum Waiting {
+    /// A write whose range is lent.
+    Write(Io),
+    /// A zeroing that takes more than one step, of `bytes` in all.
+    Clear { io: Io, bytes: u64, left: Range<u64> },
 }
 
 struct MemoryQueue {
     shared: Arc<Shared>,
     meter: Meter,
     /// At most as many as there is capacity.
-    clearing: VecDeque<Clearing>,
+    waiting: VecDeque<Waiting>,
+    /// Bytes of the last buffer lent that were not fetched ahead yet: a processor has room for half a block at a time.
+    ahead: Option<(*const u8, usize)>,
 }
 
 impl MemoryQueue {
-    fn finish(&self, io: Io, result: Result<u64, Status>) -> IoDone {
-        finish_inline(&self.meter, io, result)
+    fn finish(&self, io: Io, result: Result<u64, Status>) -> Submission {
+        Submission::Done(finish_inline(&self.meter, io, result))
     }
 
-    fn read_or_write(&self, op: &mut Op) -> Result<u64, Status> {
+    fn read(&self, mut io: Io) -> Submission {
         let Shared { geometry, content, .. } = &*self.shared;
-        match op {
-            Op::Read { lba, buffer } => {
-                content.read(geometry.data(*lba, buffer.len())?, buffer);
-                Ok(buffer.len() as u64)
+        let Op::Read { lba, buffer } = &mut io.op else { return self.finish(io, Ok(0)) };
+        let result = geometry.data(*lba, buffer.len()).map(|range| {
+            content.read(range, buffer);
+            buffer.len() as u64
+        });
+        self.finish(io, result)
+    }
+
+    fn write(&mut self, io: Io) -> Submission {
+        let Shared { geometry, content, .. } = &*self.shared;
+        let Op::Write { lba, buffer, .. } = &io.op else { return self.finish(io, Ok(0)) };
+        let bytes = buffer.len() as u64;
+        match geometry.data(*lba, buffer.len()).and_then(|range| content.write(range, buffer)) {
+            Ok(true) => self.finish(io, Ok(bytes)),
+            Ok(false) if self.waiting.len() == self.waiting.capacity() => Submission::Busy(io),
+            Ok(false) => {
+                self.waiting.push_back(Waiting::Write(io));
+                Submission::Queued
             }
-            Op::Write { lba, buffer, .. } => {
-                content.write(geometry.data(*lba, buffer.len())?, buffer)?;
-                Ok(buffer.len() as u64)
-            }
-            Op::Flush | Op::WriteZeroes { .. } | Op::Deallocate { .. } => Ok(0),
+            Err(status) => self.finish(io, Err(status)),
         }
     }
 
     fn clear(&mut self, io: Io, lba: Lba, blocks: u32) -> Submission {
         let range = match self.shared.geometry.range(lba, u64::from(blocks)) {
             Ok(range) => range,
-            Err(status) => return Submission::Done(self.finish(io, Err(status))),
+            Err(status) => return self.finish(io, Err(status)),
         };
-        if self.clearing.len() == self.clearing.capacity() {
+        if self.waiting.len() == self.waiting.capacity() {
             return Submission::Busy(io);
         }
         let bytes = range.end - range.start;
-        let left = self.shared.content.clear_step(range);
+        self.clear_on(io, bytes, range)
+    }
+
+    fn clear_on(&mut self, io: Io, bytes: u64, left: Range<u64>) -> Submission {
+        let left = self.shared.content.clear_step(left);
         if left.is_empty() {
-            return Submission::Done(self.finish(io, Ok(bytes)));
+            return self.finish(io, Ok(bytes));
         }
-        self.clearing.push_back(Clearing { io, bytes, left });
+        self.waiting.push_back(Waiting::Clear { io, bytes, left });
         Submission::Queued
+    }
+
+    /// Fetches ahead what the last buffer left.
+    #[inline]
+    fn prefetch_rest(&mut self) {
+        if let Some((start, len)) = self.ahead.take() {
+            prefetch(start, len);
+        }
     }
 }
 
 impl Queue for MemoryQueue {
     #[inline]
-    fn submit(&mut self, mut io: Io) -> Submission {
+    fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        let Shared { geometry, content, .. } = &*self.shared;
+        let buffer = content.lend(geometry.data(lba, bytes as usize).ok()?)?;
+        self.meter.done(OpKind::Read, u64::from(bytes));
+        self.prefetch_rest();
+        let len = buffer.len();
+        if len <= PREFETCH_BYTES_MAX {
+            let start = buffer.part(0).as_ptr();
+            prefetch(start, len / 2);
+            self.ahead = Some((start.wrapping_add(len / 2), len - len / 2));
+        }
+        Some(buffer)
+    }
+
+    #[inline]
+    fn submit(&mut self, io: Io) -> Submission {
         match io.op {
+            Op::Read { .. } => self.read(io),
+            Op::Write { .. } => self.write(io),
+            Op::Flush => self.finish(io, Ok(0)),
             Op::WriteZeroes { lba, blocks, .. } | Op::Deallocate { lba, blocks } => {
                 self.clear(io, lba, blocks)
-            }
-            Op::Read { .. } | Op::Write { .. } | Op::Flush => {
-                let result = self.read_or_write(&mut io.op);
-                Submission::Done(self.finish(io, result))
             }
         }
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self) {
+        self.prefetch_rest();
+    }
 
-    /// One step of the oldest clearing a turn.
+    /// One attempt at, or one step of, each that waits.
     fn poll(&mut self, done: &mut Done) {
-        let Some(mut clearing) = self.clearing.pop_front() else { return };
-        if done.is_full() {
-            return self.clearing.push_front(clearing);
-        }
-        clearing.left = self.shared.content.clear_step(clearing.left);
-        if clearing.left.is_empty() {
-            done.push(self.finish(clearing.io, Ok(clearing.bytes)));
-        } else {
-            self.clearing.push_back(clearing);
+        for _ in 0..self.waiting.len().min(done.room()) {
+            let Some(waiting) = self.waiting.pop_front() else { return };
+            let outcome = match waiting {
+                Waiting::Write(io) => self.write(io),
+                Waiting::Clear { io, bytes, left } => self.clear_on(io, bytes, left),
+            };
+            if let Submission::Done(finished) = outcome {
+                done.push(finished);
+            }
         }
     }
 
@@ -356,10 +415,10 @@ impl Queue for MemoryQueue {
     }
 
     fn before_sleep(&mut self) -> bool {
-        self.clearing.is_empty()
+        self.waiting.is_empty()
     }
 
     fn in_flight(&self) -> usize {
-        self.clearing.len()
+        self.waiting.len()
     }
 }

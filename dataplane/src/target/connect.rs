@@ -197,6 +197,7 @@ impl ReactorTarget {
             slot: request.slot,
             subsystem: request.sub.uid,
             io_bytes_max: request.transport.io_bytes_max,
+            takes_lent: request.peer.transport.takes_lent(),
         };
         Ok((Role::Io(io), cntlid, depth))
     }

@@ -146,10 +146,29 @@ impl ReactorTarget {
             return Err(Status::DATA_SGL_LENGTH_INVALID.dnr());
         }
         let flight = self.flight(order, index, Kind::Read, bytes, None);
+        if order.io.takes_lent
+            && let Some(lent) = self.lend(index, extent.lba, bytes)
+        {
+            return Ok(Execution::Done(self.read_done(&flight, lent)));
+        }
         match self.local.pool().alloc_io(bytes as usize) {
             Some(buffer) => Ok(self.start(flight, Op::Read { lba: extent.lba, buffer })),
             None => Ok(self.park(flight, order.io, Request::Read { lba: extent.lba })),
         }
+    }
+
+    /// What is read, without a copy, where the device can; it is kicked in this turn.
+    #[inline]
+    fn lend(&mut self, index: u32, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        let lent = self.namespace_mut(index)?.queue.lend(lba, bytes)?;
+        self.activate(index);
+        Some(lent)
+    }
+
+    #[inline]
+    fn read_done(&mut self, flight: &Flight, data: IoBuf) -> Completion<IoBuf> {
+        self.count(flight, Status::SUCCESS);
+        Completion { status: Status::SUCCESS, result: 0, data: Some(data) }
     }
 
     #[inline]

@@ -35,6 +35,8 @@ pub(super) struct IoQueue {
     pub(super) subsystem: u64,
     /// Largest data transfer of a command (MDTS).
     pub(super) io_bytes_max: u32,
+    /// Whether the transport takes lent buffers.
+    pub(super) takes_lent: bool,
 }
 
 impl QueueState {

@@ -2,13 +2,15 @@
 //!
 //! Invariants: `slots[..part_count()]` are owned; only the first part may begin, and only the last may end, inside its
 //! slot. A buffer in a small slot has one part. Pieces that were split off share the slot they were cut in: its bytes belong
-//! to one piece each, and it is free when the last piece of it is gone.
+//! to one piece each, and it is free when the last piece of it is gone. A lent buffer has no slots: its parts follow each
+//! other in a region's memory, which it only reads.
 
 use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::pool::{DmaBuf, Inner, LARGE_SLOT_SIZE, SMALL_SLOT_SIZE};
+use super::region::Lent;
 
 /// Slots one I/O may take.
 const PARTS_MAX: usize = 8;
@@ -20,12 +22,19 @@ const _: () = assert!(size_of::<IoBuf>() <= 48, "an I/O buffer fits into a reque
 /// The bytes of one I/O, in one or more contiguous parts. Returns its slots on drop.
 ///
 /// As with [`DmaBuf`], bytes are whatever the last holder left: read only what was written.
+///
+/// A buffer that is [lent](Self::is_lent) is somebody's content rather than slots of a pool: it can be read and sent, not
+/// written, and it lies in no arena.
 pub struct IoBuf {
-    pool: Rc<Inner>,
     len: u32,
     /// Where it begins in its first slot; zero unless it was split off another.
     head: u32,
-    slots: [u32; PARTS_MAX],
+    memory: Memory,
+}
+
+enum Memory {
+    Slots { pool: Rc<Inner>, slots: [u32; PARTS_MAX] },
+    Lent(Lent),
 }
 
 impl IoBuf {
@@ -40,7 +49,21 @@ impl IoBuf {
             };
             slots[taken] = slot;
         }
-        Some(Self { pool: Rc::clone(pool), len: u32::try_from(len).ok()?, head: 0, slots })
+        let memory = Memory::Slots { pool: Rc::clone(pool), slots };
+        Some(Self { len: u32::try_from(len).ok()?, head: 0, memory })
+    }
+
+    #[inline]
+    pub(super) fn lent(lent: Lent) -> Self {
+        let len = u32::try_from(lent.len()).unwrap_or(u32::MAX);
+        Self { len, head: 0, memory: Memory::Lent(lent) }
+    }
+
+    /// Whether its bytes are somebody's content, which cannot change while this buffer lives: keep it briefly.
+    #[inline]
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        matches!(self.memory, Memory::Lent(_))
     }
 
     /// Length in bytes.
@@ -79,10 +102,22 @@ impl IoBuf {
     /// Where part `index` starts in the arena, in bytes; a multiple of 4 KiB.
     ///
     /// # Panics
-    /// When there is no such part.
+    /// When there is no such part, or the buffer is lent.
     #[must_use]
     pub fn offset_in_arena(&self, index: usize) -> usize {
-        self.pool.slot_offset(self.slots[..self.part_count()][index]) + self.start_in_slot(index)
+        assert!(index < self.part_count());
+        let (pool, slots) = self.slots();
+        pool.slot_offset(slots[index]) + self.start_in_slot(index)
+    }
+
+    /// # Panics
+    /// When the buffer is lent.
+    #[inline]
+    fn slots(&self) -> (&Rc<Inner>, &[u32; PARTS_MAX]) {
+        match &self.memory {
+            Memory::Slots { pool, slots } => (pool, slots),
+            Memory::Lent(_) => panic!("a lent buffer has no slots"),
+        }
     }
 
     #[inline]
@@ -92,9 +127,15 @@ impl IoBuf {
 
     #[inline]
     fn part_ptr(&self, index: usize) -> NonNull<u8> {
-        let slot = self.pool.slot_ptr(self.slots[..self.part_count()][index]);
-        // SAFETY: the start is a position inside the slot.
-        unsafe { slot.add(self.start_in_slot(index)) }
+        assert!(index < self.part_count());
+        match &self.memory {
+            // SAFETY: the start is a position inside the slot.
+            Memory::Slots { pool, slots } => unsafe {
+                pool.slot_ptr(slots[index]).add(self.start_in_slot(index))
+            },
+            // SAFETY: every part starts within the lent bytes.
+            Memory::Lent(lent) => unsafe { lent.start().add(index * LARGE_SLOT_SIZE) },
+        }
     }
 
     /// Part `index`; all parts but the last are 128 KiB, and but the first of a buffer that was split off.
@@ -104,17 +145,18 @@ impl IoBuf {
     #[inline]
     #[must_use]
     pub fn part(&self, index: usize) -> &[u8] {
-        // SAFETY: `part_len` bytes from there are initialised memory of the slot that only this handle owns.
+        // SAFETY: `part_len` bytes from there are initialised, and only this handle's or written by nobody.
         unsafe { std::slice::from_raw_parts(self.part_ptr(index).as_ptr(), self.part_len(index)) }
     }
 
     /// Part `index`, to write.
     ///
     /// # Panics
-    /// When there is no such part.
+    /// When there is no such part, or the buffer is lent.
     #[inline]
     #[must_use]
     pub fn part_mut(&mut self, index: usize) -> &mut [u8] {
+        assert!(!self.is_lent(), "lent bytes are not written");
         // SAFETY: `part_len` bytes from there are initialised memory of the slot that only this handle owns.
         unsafe { std::slice::from_raw_parts_mut(self.part_ptr(index).as_ptr(), self.part_len(index)) }
     }
@@ -192,7 +234,7 @@ impl IoBuf {
     /// Cuts the buffer in two: keeps the first `at` bytes, and hands over the rest. [`Self::join`] undoes it.
     ///
     /// # Panics
-    /// When `at` is not a multiple of 4 KiB, or is not inside the buffer.
+    /// When `at` is not a multiple of 4 KiB, or is not inside the buffer, or the buffer is lent.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(
@@ -203,14 +245,16 @@ impl IoBuf {
         let cut = self.head as usize + at;
         let (first, head) = (cut / LARGE_SLOT_SIZE, cut % LARGE_SLOT_SIZE);
         let mut slots = [0; PARTS_MAX];
-        let taken = &self.slots[first..self.part_count()];
+        let (pool, all) = self.slots();
+        let taken = &all[first..self.part_count()];
         slots[..taken.len()].copy_from_slice(taken);
         if head > 0 {
-            self.pool.share(slots[0]);
+            pool.share(slots[0]);
         }
+        let memory = Memory::Slots { pool: Rc::clone(pool), slots };
         // Both are below a MiB.
         let (at, head) = (u32::try_from(at).unwrap_or(u32::MAX), u32::try_from(head).unwrap_or(u32::MAX));
-        let rest = Self { pool: Rc::clone(&self.pool), len: self.len - at, head, slots };
+        let rest = Self { len: self.len - at, head, memory };
         self.len = at;
         rest
     }
@@ -220,20 +264,26 @@ impl IoBuf {
     /// # Errors
     /// The other buffer, when it does not follow this one in memory they were split from.
     pub fn join(&mut self, mut rest: Self) -> Result<(), Self> {
-        let (index, head) = (self.end() / LARGE_SLOT_SIZE, self.end() % LARGE_SLOT_SIZE);
+        let (end, is_empty) = (self.end(), self.is_empty());
+        let (index, head) = (end / LARGE_SLOT_SIZE, end % LARGE_SLOT_SIZE);
         let parts = rest.part_count();
-        let follows = Rc::ptr_eq(&self.pool, &rest.pool)
-            && !self.is_empty()
+        let (Memory::Slots { pool, slots }, Memory::Slots { pool: other, slots: more }) =
+            (&mut self.memory, &rest.memory)
+        else {
+            return Err(rest);
+        };
+        let follows = Rc::ptr_eq(pool, other)
+            && !is_empty
             && rest.head as usize == head
             && index + parts <= PARTS_MAX
-            && (head == 0 || self.slots[index] == rest.slots[0]);
+            && (head == 0 || slots[index] == more[0]);
         if !follows {
             return Err(rest);
         }
         if head > 0 {
-            self.pool.unshare(rest.slots[0]);
+            pool.unshare(more[0]);
         }
-        self.slots[index..index + parts].copy_from_slice(&rest.slots[..parts]);
+        slots[index..index + parts].copy_from_slice(&more[..parts]);
         self.len += rest.len;
         // It owns nothing now.
         (rest.len, rest.head) = (0, 0);
@@ -272,9 +322,11 @@ fn pieces(head: usize, total: usize, offset: usize, len: usize) -> impl Iterator
 impl Drop for IoBuf {
     #[inline]
     fn drop(&mut self) {
+        let parts = self.part_count();
+        let Memory::Slots { pool, slots } = &self.memory else { return };
         // Reversed, so that the next allocation of this size gets the same slots in the same order.
-        for slot in self.slots[..self.part_count()].iter().rev() {
-            self.pool.release(*slot);
+        for slot in slots[..parts].iter().rev() {
+            pool.release(*slot);
         }
     }
 }
@@ -288,13 +340,18 @@ impl From<DmaBuf> for IoBuf {
         if len == 0 {
             pool.push(slot);
         }
-        Self { pool, len, head: 0, slots }
+        Self { len, head: 0, memory: Memory::Slots { pool, slots } }
     }
 }
 
 impl fmt::Debug for IoBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slots = &self.slots[..self.part_count()];
-        f.debug_struct("IoBuf").field("len", &self.len).field("slots", &slots).finish_non_exhaustive()
+        let mut debug = f.debug_struct("IoBuf");
+        debug.field("len", &self.len);
+        match &self.memory {
+            Memory::Slots { slots, .. } => debug.field("slots", &&slots[..self.part_count()]),
+            Memory::Lent(_) => debug.field("lent", &true),
+        };
+        debug.finish_non_exhaustive()
     }
 }

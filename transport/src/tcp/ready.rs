@@ -12,6 +12,9 @@ use rustix::io::Errno;
 /// Events taken per wait. More than that are found at the next one: the kernel rotates its list, so none starves.
 const EVENTS_PER_WAIT: usize = 64;
 
+/// A driver that receives from its busy connections without asking epoll asks at least this often, for the others.
+pub(crate) const EPOLL_INTERVAL_NS: u64 = 20_000;
+
 /// What one wait found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Readiness {

@@ -33,7 +33,7 @@ fn only_what_was_written_takes_memory_and_deallocation_gives_it_back() {
 fn zeroing_much_is_done_in_steps_and_keeps_the_reactor_awake() {
     let device = memory(256 << 20);
     let mut rig = Rig::new(&device);
-    for lba in (0..(256 << 20) >> 12).step_by(16 << 10 >> 2) {
+    for lba in (0..(256 << 20) >> 12).step_by(2 << 20 >> 12) {
         assert_eq!(rig.write(lba, &[9; 4096]), Status::SUCCESS);
     }
     let blocks = u32::try_from(device.info().blocks).unwrap();
@@ -72,6 +72,55 @@ fn a_read_sees_all_or_nothing_of_a_write_however_long() {
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         assert!(!torn, "a read saw part of a write");
     });
+}
+
+#[test]
+fn what_was_written_is_lent_without_a_copy_and_counts_as_a_read() {
+    let device = memory(4 << 20);
+    let mut rig = Rig::new(&device);
+    assert!(rig.queue.lend(Lba(0), 4096).is_none(), "nothing is there to lend");
+    assert_eq!(rig.write(511, &[7; 4096]), Status::SUCCESS);
+    let lent = rig.queue.lend(Lba(510), 8192).unwrap();
+    assert!(lent.is_lent());
+    assert_eq!(lent.as_contiguous(), Some(&[[0; 4096], [7; 4096]].concat()[..]));
+    let again = rig.queue.lend(Lba(511), 4096).unwrap();
+    assert_eq!(again.part(0).as_ptr(), lent.part(0)[4096..].as_ptr(), "the same bytes");
+    let reads = *device.counters().of(OpKind::Read);
+    assert_eq!((reads.operations, reads.bytes), (2, 12 << 10));
+}
+
+#[test]
+fn ranges_that_do_not_lie_together_or_at_all_are_not_lent() {
+    let device = memory(4 << 20);
+    let mut rig = Rig::new(&device);
+    assert_eq!(rig.write(0, &[7; 1 << 20]), Status::SUCCESS);
+    assert_eq!(rig.write(512, &[7; 1 << 20]), Status::SUCCESS);
+    for (lba, bytes) in [(511, 8192), (1024, 4096), (1023, 8192), (u64::MAX, 4096), (0, 512)] {
+        assert!(rig.queue.lend(Lba(lba), bytes).is_none(), "{bytes} bytes from {lba}");
+    }
+    assert_eq!(rig.read(511, 8192).unwrap(), [[0; 4096], [7; 4096]].concat());
+}
+
+#[test]
+fn writing_and_zeroing_wait_for_lent_bytes_and_for_nothing_else() {
+    let device = memory(4 << 20);
+    let mut rig = Rig::new(&device);
+    assert_eq!(rig.write(0, &[1; 128 << 10]), Status::SUCCESS);
+    let lent = rig.queue.lend(Lba(1), 4096).unwrap();
+    let buffer = rig.buffer(&[2; 4096]);
+    assert!(rig.submit(1, Op::Write { lba: Lba(1), buffer, fua: false }).is_none());
+    assert!(rig.submit(2, Op::Deallocate { lba: Lba(0), blocks: 32 }).is_none());
+    assert_eq!(rig.write(16, &[3; 4096]), Status::SUCCESS, "another chunk");
+    assert!(!rig.queue.before_sleep(), "nothing would wake it");
+    assert_eq!(rig.queue.in_flight(), 2);
+    assert_eq!(rig.read(1, 4096).unwrap(), [1; 4096]);
+    assert!(rig.queue.lend(Lba(2), 4096).is_none(), "a writer waits: it is not to wait for ever");
+    assert_eq!(lent.as_contiguous(), Some(&[1; 4096][..]));
+    drop(lent);
+    let done: Vec<_> = rig.wait().iter().map(|done| (done.tag, done.status)).collect();
+    assert_eq!(done, [(1, Status::SUCCESS), (2, Status::SUCCESS)]);
+    assert_eq!(rig.read(0, 128 << 10).unwrap(), vec![0; 128 << 10]);
+    assert_eq!(device.bytes_allocated(), 0);
 }
 
 #[test]

@@ -52,6 +52,9 @@ impl<B: IoBuffer> HostConn<B> {
     #[inline]
     fn read_header<S: HostSink<B>>(&mut self, input: &mut &[u8], sink: &mut S) -> bool {
         let bytes = *input;
+        if bytes.is_empty() {
+            return false;
+        }
         if self.rx.have > 0 || bytes.len() < CommonHeader::SIZE {
             return self.read_cut_header(input, sink);
         }

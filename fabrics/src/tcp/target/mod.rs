@@ -174,6 +174,9 @@ impl<B: IoBuffer> TargetConn<B> {
         H: CommandHandler<Buffer = B>,
     {
         let bytes = *input;
+        if bytes.is_empty() {
+            return Flow::Starved;
+        }
         if self.rx.have > 0 || bytes.len() < CommonHeader::SIZE {
             return self.read_cut_header(input, now, handler);
         }
@@ -406,6 +409,11 @@ impl<B: IoBuffer> TargetConn<B> {
     /// What is to be sent next, in order: headers and data, as many parts as fit.
     pub fn gather<'a>(&'a self, out: &mut ArrayVec<IoSlice<'a>, TX_PARTS_MAX>) {
         self.tx.gather(|slot| self.slots.at(slot).and_then(Slot::data_out), out);
+    }
+
+    /// The buffers whose bytes are not all sent yet. A driver may put others with the same bytes in their places.
+    pub fn unsent_mut(&mut self) -> impl Iterator<Item = &mut B> {
+        self.slots.iter_mut().filter_map(Slot::data_out_mut)
     }
 
     /// The first `bytes` bytes of what [`Self::gather`] gave are sent. Frees the slots and buffers of data sent.

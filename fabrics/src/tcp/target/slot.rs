@@ -112,6 +112,13 @@ impl<B> Slot<B> {
             _ => None,
         }
     }
+
+    pub(crate) fn data_out_mut(&mut self) -> Option<&mut B> {
+        match &mut self.state {
+            State::Sending { buffer } => Some(buffer),
+            _ => None,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Slot<()>>() <= 128);

@@ -21,14 +21,12 @@ use super::admin::{AdminDone, AdminQueue};
 use super::config::{HostConfig, HostError};
 use super::connect::{Connecting, QueueConnect};
 use super::queue::{HostQueue, nanos};
-use crate::tcp::ready::{Interest, ReadySet};
+use crate::tcp::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
 
 /// One receive takes what a busy queue was sent in a turn.
 const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 /// Queues with commands in flight that are received from without asking epoll; beyond that epoll says which.
 const HOT_QUEUES: usize = 4;
-/// epoll is asked at least this often while the owner turns.
-const EPOLL_INTERVAL_NS: u64 = 20_000;
 /// Time-outs are looked at in steps of this.
 const TICK_NS: u64 = 10_000_000;
 /// Tag of the Aborts this sends; owners use smaller ones.

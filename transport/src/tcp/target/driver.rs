@@ -25,7 +25,7 @@ use super::connection::{Connection, reason};
 use super::control::{DriverHandle, Load, Message, TcpTarget};
 use super::slab::{Connections, key};
 use super::stats::{ConnectionStats, TrafficStats};
-use crate::tcp::ready::{Interest, ReadySet};
+use crate::tcp::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
 use crate::{CloseReason, ConnId, ListenerId, Peer, TargetService};
 
 /// One receive takes what a busy connection sends in a turn; one buffer serves all connections of the reactor.
@@ -34,10 +34,6 @@ const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 const HOT_MAX: usize = 4;
 /// Turns without bytes after which a connection is no longer hot.
 const HOT_TURNS: u32 = 256;
-/// epoll is asked at least every so many turns...
-const EPOLL_TURNS: u32 = 8;
-/// ...and at least this often.
-const EPOLL_INTERVAL_NS: u64 = 20_000;
 /// Turns for which epoll is asked every time after it named a connection that is not hot.
 const EPOLL_EAGER_TURNS: u32 = 64;
 /// Messages taken per turn.
@@ -56,21 +52,24 @@ mod write;
 /// When epoll is asked: rarely while only hot connections have work, always while others do.
 #[derive(Default)]
 struct EpollCadence {
-    turns: u32,
+    /// Turns in which it is asked whatever the time.
     eager: u32,
     last: Now,
 }
 
 impl EpollCadence {
     /// Whether this is a turn to ask in.
-    fn due(&mut self, now: Now) -> bool {
-        self.turns += 1;
-        self.eager > 0 || self.turns >= EPOLL_TURNS || now.since(self.last) >= EPOLL_INTERVAL_NS
+    fn due(&self, now: Now) -> bool {
+        self.eager > 0 || now.since(self.last) >= EPOLL_INTERVAL_NS
+    }
+
+    /// The next turn is one.
+    fn hurry(&mut self) {
+        self.eager = self.eager.max(1);
     }
 
     /// epoll was asked; `cold` says whether it named a connection that is not hot.
     fn asked(&mut self, now: Now, cold: bool) {
-        self.turns = 0;
         self.last = now;
         self.eager = if cold { EPOLL_EAGER_TURNS } else { self.eager.saturating_sub(1) };
     }
@@ -248,7 +247,7 @@ impl<S: TargetService> Poller for TcpTargetPoller<S> {
     fn before_sleep(&mut self, _turn: &mut Turn<'_>) -> bool {
         self.publish();
         // What woke the reactor is looked for at once.
-        self.epoll.turns = EPOLL_TURNS;
+        self.epoll.hurry();
         self.dirty.is_empty() && self.service.borrow_mut().before_sleep()
     }
 

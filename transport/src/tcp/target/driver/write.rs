@@ -33,7 +33,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.dirty = false;
         if connection.full {
-            return;
+            return own_unsent(connection, &mut *self.service.borrow_mut());
         }
         self.busy = true;
         match connection.send() {
@@ -42,6 +42,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
             Sent::More => self.mark_dirty(id),
             Sent::Full => {
                 connection.full = true;
+                own_unsent(connection, &mut *self.service.borrow_mut());
                 self.watch(id);
             }
             Sent::Failed(errno) => self.end(id, reason(errno), now),
@@ -77,6 +78,22 @@ impl<S: TargetService> TcpTargetPoller<S> {
         match self.ready.modify(&connection.fd, key(id), wanted) {
             Ok(()) => connection.watched = wanted,
             Err(errno) => self.ending.push((id, reason(errno))),
+        }
+    }
+}
+
+/// The peer is slow: what it has not taken is copied out of lent buffers, or others would wait for it. Those for which there
+/// is no buffer stay lent for as long as the peer is waited for.
+#[cold]
+fn own_unsent<S: TargetService>(connection: &mut Connection<S::Queue>, service: &mut S) {
+    for Data(buffer) in connection.machine.unsent_mut() {
+        if buffer.is_lent()
+            && let Some(mut copy) = service.allocate(buffer.len())
+        {
+            for (index, part) in buffer.slices().enumerate() {
+                copy.part_mut(index).copy_from_slice(part);
+            }
+            *buffer = copy;
         }
     }
 }
