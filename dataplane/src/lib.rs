@@ -6,6 +6,7 @@ pub mod device;
 pub mod logs;
 pub mod lvol;
 pub mod metrics;
+pub mod pci;
 pub mod preflight;
 pub mod rpc;
 pub mod store;

@@ -1,19 +1,18 @@
 //! Safe bindings to SPDK: its environment, and its NVMe driver.
 //!
-//! - [`Environment`]: set up once per process; everything else is reached through it.
-//! - [`Controller`]: an attached controller, shared by threads; identify data, admin commands, events, reset.
-//! - [`QueuePair`]: one thread's submission and completion queue with a namespace. Every command that it takes comes back
+//! - `Environment`: set up once per process; everything else is reached through it.
+//! - `Controller`: an attached controller, shared by threads; identify data, admin commands, events, reset.
+//! - `QueuePair`: one thread's submission and completion queue with a namespace. Every command that it takes comes back
 //!   exactly once, with its tag, its buffer and its NVMe status.
-//! - [`DmaBuffer`] and [`PoolBuffer`]: memory that devices may access. Only such can be given to a device: [`DmaMemory`].
-//! - [`PollGroup`]: many queue pairs of a thread, polled at once.
+//! - `DmaBuffer` and `PoolBuffer`: memory that devices may access. Only such can be given to a device: `DmaMemory`.
+//! - `PollGroup`: many queue pairs of a thread, polled at once.
 //!
 //! Queue pairs keep their controller attached, controllers need the environment, which is never torn down: what is
 //! dropped first is of no concern. Releases from 20.07 on; what differs is probed when the crate is built.
 //!
-//! Without feature `spdk` the crate is empty.
+//! Without feature `spdk` the crate is just [`PciAddress`].
 #![cfg_attr(not(feature = "spdk"), allow(unused_crate_dependencies))]
 
-#[cfg(feature = "spdk")]
 mod address;
 #[cfg(feature = "spdk")]
 mod admin;
@@ -39,10 +38,12 @@ mod qpair;
 mod slots;
 #[cfg(feature = "spdk")]
 mod sys;
+#[cfg(feature = "spdk")]
+mod transport_id;
 
+pub use self::address::{BadAddress, PciAddress};
 #[cfg(feature = "spdk")]
 pub use self::{
-    address::{BadAddress, PciAddress, TransportId},
     admin::{Admin, AdminError},
     command::{Command, CommandStatus, Completion, Operation},
     controller::{AsyncEvent, Controller, ControllerOptions, NamespaceInfo},
@@ -52,4 +53,5 @@ pub use self::{
     poll_group::PollGroup,
     pool::{PoolBuffer, RegisteredPool},
     qpair::{QueueOptions, QueuePair},
+    transport_id::TransportId,
 };

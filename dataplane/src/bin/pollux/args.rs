@@ -44,6 +44,9 @@ pub(crate) enum Command {
     },
     /// Call a JSON-RPC method of a data plane
     Rpc(RpcArgs),
+    /// NVMe devices of this machine: who has them, and giving them to SPDK and back
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Print the completion script of a shell
     Completions {
         /// The shell to complete for
@@ -55,6 +58,43 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// List NVMe devices with their drivers and users, huge pages and the state of the IOMMU
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give devices to vfio-pci, so that SPDK can use them; refuses those that are mounted or in use
+    Bind(BindArgs),
+    /// Give devices back to the kernel's driver
+    Unbind(UnbindArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BindArgs {
+    /// PCI addresses, such as 0000:01:00.0
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<dataplane::pci::PciAddress>,
+    /// Have at least so much memory in huge pages of 2 MiB (suffixes M, G: powers of 1024)
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) huge_pages: Option<ByteCount>,
+    /// Only print what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnbindArgs {
+    /// PCI addresses, such as 0000:01:00.0
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<dataplane::pci::PciAddress>,
+    /// Only print what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The link a controller is reached over.

@@ -2,6 +2,7 @@
 
 mod args;
 mod connect;
+mod device;
 mod discover;
 mod identify;
 mod manual;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Store { command } => store::run(&command),
         Command::Volume { command } => volume::run(&command),
         Command::Rpc(args) => call_rpc(&args),
+        Command::Device(command) => device::run(&command),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
     };
