@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::schema::nearest;
 use super::types::{
-    Config, Controller, Device, DeviceKind, Listener, Namespace, PathState, Referral, Store, Subsystem, Tcp,
+    Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, PathState, Referral, Store,
+    Subsystem, Tcp,
 };
 
 /// NQN under which every discovery service answers.
@@ -46,6 +47,7 @@ impl Config {
         self.check_references()?;
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
         calls.extend(self.transport());
+        calls.extend(self.nvme.iter().map(attach_local));
         calls.extend(self.controllers.iter().map(attach));
         calls.extend(self.stores.iter().map(open_store));
         calls.extend(self.discovery.referrals.iter().map(referral));
@@ -67,8 +69,9 @@ impl Config {
             unique(&mut devices, device.name.as_str(), "device")?;
         }
         let mut controllers = BTreeSet::new();
-        for controller in &self.controllers {
-            unique(&mut controllers, controller.name.as_str(), "controller")?;
+        let local = self.nvme.iter().map(|controller| &controller.name);
+        for name in local.chain(self.controllers.iter().map(|controller| &controller.name)) {
+            unique(&mut controllers, name.as_str(), "controller")?;
         }
         let attached = |device: &str| {
             let (name, nsid) = device.rsplit_once('n').unwrap_or_default();
@@ -158,6 +161,15 @@ fn device(device: &Device) -> Result<Call, Contradiction> {
         }
     };
     Ok(Call { method, params: Value::Object(params), what })
+}
+
+fn attach_local(controller: &LocalController) -> Call {
+    let LocalController { name, address } = controller;
+    Call {
+        method: "bdev_nvme_attach_controller",
+        params: json!({"name": name, "trtype": "PCIe", "traddr": address}),
+        what: format!("controller {name}"),
+    }
 }
 
 fn attach(controller: &Controller) -> Call {
@@ -363,6 +375,23 @@ mod tests {
         assert_eq!(calls[3].params["namespace"]["bdev_name"], "fast/v");
         let unknown = text.replace("fast/v", "slow/v");
         assert!(config(&unknown).calls().expect_err("refused").message.contains("no device `slow/v`"));
+    }
+
+    #[test]
+    fn a_controller_of_this_machine_is_attached_by_its_address() {
+        let text = r#"
+            [[nvme]]
+            name = "disk"
+            address = "0000:01:00.0"
+            [[subsystems]]
+            nqn = "nqn.2026-01.org.example:s"
+            namespaces = [{ device = "diskn1" }]
+            "#;
+        let calls = config(text).calls().expect("consistent");
+        assert_eq!(calls[0].method, "bdev_nvme_attach_controller");
+        assert_eq!(calls[0].params, json!({"name": "disk", "trtype": "PCIe", "traddr": "0000:01:00.0"}));
+        let twice = format!("{text}\n[[nvme]]\nname = \"disk\"\naddress = \"0000:02:00.0\"\n");
+        assert!(config(&twice).calls().is_err());
     }
 
     #[test]

@@ -183,6 +183,24 @@ described! {
 }
 
 described! {
+    /// SPDK, which serves NVMe devices of this machine in a build with feature `spdk` (docs/hardware.md).
+    pub struct Spdk {
+        /// PCI addresses of the only devices that may be attached, by RPC too. Default: all that are bound to `vfio-pci`.
+        allowed: Option<Vec<String>> = None,
+    }
+}
+
+described! {
+    /// A controller of this machine, through SPDK. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
+    pub struct LocalController {
+        /// Its name here.
+        name: String,
+        /// Its PCI address, such as `0000:01:00.0`. It must be bound to `vfio-pci`: `pollux device bind`.
+        address: String,
+    }
+}
+
+described! {
     /// A namespace: a device that hosts see.
     pub struct Namespace {
         /// The name of the device.
@@ -277,6 +295,10 @@ described! {
         tcp: Option<Tcp> = None,
         /// What holds blocks.
         devices: Vec<Device> = Vec::new(),
+        /// SPDK as a whole.
+        spdk: Spdk = Spdk::default(),
+        /// Controllers of this machine.
+        nvme: Vec<LocalController> = Vec::new(),
         /// Controllers whose namespaces are devices here.
         controllers: Vec<Controller> = Vec::new(),
         /// Thin volumes on devices.

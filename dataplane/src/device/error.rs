@@ -118,6 +118,14 @@ pub enum DeviceError {
         /// What to do about it.
         fix: &'static str,
     },
+    /// The device gives no queue to a reactor.
+    #[error("device {name} gives no queue: {why}")]
+    NoQueue {
+        /// Name of the device.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// A system call failed.
     #[error("cannot {action} {path}: {source}")]
     Io {

@@ -14,6 +14,9 @@ pub mod memory;
 pub mod null;
 pub mod nvmf;
 mod registry;
+mod shape;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 pub mod uring;
 
 #[cfg(test)]

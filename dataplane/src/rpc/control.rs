@@ -24,6 +24,9 @@ pub struct Control {
     pub stores: StoreSet,
     /// Controllers of other targets, and what made devices of their namespaces.
     pub controllers: ControllerTable,
+    /// Controllers of this machine, through SPDK.
+    #[cfg(feature = "spdk")]
+    pub spdk: crate::device::spdk::SpdkTable,
     /// How reactors idle.
     pub mode: IdleMode,
     /// What is logged.

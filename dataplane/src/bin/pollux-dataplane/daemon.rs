@@ -27,6 +27,8 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
         .map_err(|error| Failure::Unavailable(error.to_string()))?;
     let config = reactors_config(settings);
     let mode = config.mode;
+    #[cfg(not(feature = "spdk"))]
+    say_what_cannot_be_used();
     let reactors = Reactors::start(config).map_err(|error| system(&error))?;
     let assembly =
         Assembly::new(reactors.handles().to_vec(), Target::new()).map_err(|error| system(&error))?;
@@ -36,6 +38,8 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
         stores: StoreSet::new(devices.clone(), reactors.handles().to_vec()),
         devices,
         controllers: ControllerTable::default(),
+        #[cfg(feature = "spdk")]
+        spdk: spdk_table(settings)?,
         mode,
         log,
         notifications: Notifications::default(),
@@ -51,6 +55,30 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
     // Methods that still wait for reactors that are gone must not hold up the exit.
     runtime.shutdown_background();
     ended
+}
+
+/// Names the devices that are given to processes like this one, which a build without SPDK cannot use.
+#[cfg(not(feature = "spdk"))]
+fn say_what_cannot_be_used() {
+    let machine = dataplane::pci::Machine::look(&dataplane::pci::Root::default());
+    for device in
+        machine.devices.iter().filter(|device| device.driver.as_deref() == Some(dataplane::pci::VFIO))
+    {
+        tracing::warn!(address = %device.address, "an NVMe device is bound to vfio-pci, but this build has no SPDK and cannot use it");
+    }
+}
+
+#[cfg(feature = "spdk")]
+fn spdk_table(settings: &Settings) -> Result<dataplane::device::spdk::SpdkTable, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::Config(format!("spdk.allowed: {error}"));
+    let allowed = settings
+        .config
+        .spdk
+        .allowed
+        .as_ref()
+        .map(|addresses| addresses.iter().map(|address| address.parse()).collect::<Result<Vec<_>, _>>());
+    let allowed = allowed.transpose().map_err(|error| wrong(&error))?;
+    Ok(dataplane::device::spdk::SpdkTable::new(allowed))
 }
 
 fn reactors_config(settings: &Settings) -> ReactorsConfig {

@@ -24,10 +24,10 @@ use transport::tcp::host::{HostConfig, HostError};
 use uuid::Uuid;
 
 pub use self::controller::{ControllerState, ControllerTable, NvmfController, OnResize};
-use self::identify::Shape;
 use self::queue::NvmfQueue;
 use super::api::Geometry;
 use super::counters::CounterBook;
+use super::shape::Shape;
 use super::{Device, DeviceCounters, DeviceError, DeviceInfo, Queue, QueueContext};
 
 /// How long commands wait for the first connection of a queue, at least: it is made only when the queue is opened.

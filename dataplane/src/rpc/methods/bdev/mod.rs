@@ -2,6 +2,7 @@
 
 mod nvme;
 mod params;
+mod pcie;
 mod render;
 
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_aio_rescan" (Named) -> "`true`", rescan, "The same as `bdev_uring_rescan`."),
     method!(change "bdev_nvme_attach_controller" (nvme::Attach) -> "the names of the devices", nvme::attach, "Makes devices of the namespaces of a controller."),
     method!(change "bdev_nvme_detach_controller" (nvme::Detach) -> "`true`", nvme::detach, "Disconnects from a controller and deletes its devices; namespaces on them are removed first."),
+    method!(change "bdev_nvme_reset_controller" (nvme::Named) -> "`true`", nvme::reset, "Resets a controller of this machine; its I/O waits meanwhile."),
+    method!(read "bdev_nvme_get_controller_health_info" (nvme::Named) -> "SMART / Health Information", nvme::health, "Tells how healthy a controller of this machine is."),
     method!(read "bdev_nvme_get_controllers" (nvme::GetControllers) -> "a list of `name`, `state` and `ctrlrs`", nvme::get_controllers, "Lists the attached controllers."),
     method!(read "bdev_get_bdevs" (GetBdevs) -> "a list of devices", get_bdevs, "Lists the devices."),
     method!(read "bdev_get_iostat" (GetIostat) -> "`tick_rate`, `ticks` and `bdevs`; latencies are nanoseconds", get_iostat, "Tells what each device did."),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use transport::tcp::host::HostConfig;
 use uuid::Uuid;
 
-use super::done;
+use super::{done, pcie};
 use crate::described;
 use crate::device::nvmf::{AttachError, ControllerState, NvmfConfig};
 use crate::rpc::control::Control;
@@ -34,9 +34,9 @@ described! {
     pub(super) struct Attach {
         /// Its name here: its namespaces become the devices `NAMEn1`, `NAMEn2`, ….
         name: String,
-        /// How it is reached: `TCP`.
+        /// How it is reached: `TCP`, or `PCIe` for a device of this machine in a build with SPDK.
         trtype: String,
-        /// IP address.
+        /// IP address, or PCI address such as `0000:01:00.0`.
         traddr: String,
         /// `ipv4` or `ipv6`; what the address is by default.
         adrfam: Option<String>,
@@ -74,6 +74,14 @@ described! {
 }
 
 described! {
+    /// A controller of this machine.
+    pub(super) struct Named {
+        /// Its name.
+        name: String,
+    }
+}
+
+described! {
     /// Which controllers.
     pub(super) struct GetControllers {
         /// Only this one.
@@ -81,7 +89,7 @@ described! {
     }
 }
 
-fn wrong(what: &str, value: &str) -> RpcError {
+pub(super) fn wrong(what: &str, value: &str) -> RpcError {
     RpcError::invalid_params(format_args!("{what} `{value}`"))
 }
 
@@ -102,7 +110,13 @@ fn refused(error: &AttachError) -> RpcError {
 pub(super) fn attach(control: &Control, params: Attach) -> RpcResult {
     let names = match params.trtype.to_ascii_uppercase().as_str() {
         "TCP" => attach_tcp(control, params)?,
-        _ => return Err(RpcError::invalid_params(format_args!("trtype `{}`; there is TCP", params.trtype))),
+        "PCIE" => attach_pcie(control, params)?,
+        _ => {
+            return Err(RpcError::invalid_params(format_args!(
+                "trtype `{}`; there are TCP and PCIe",
+                params.trtype
+            )));
+        }
     };
     for name in &names {
         control.notifications.push(Topic::BdevRegister, name.clone());
@@ -110,7 +124,24 @@ pub(super) fn attach(control: &Control, params: Attach) -> RpcResult {
     Ok(json!(names))
 }
 
+fn attach_pcie(control: &Control, params: Attach) -> Result<Vec<String>, RpcError> {
+    super::must_be_nothing(&[
+        ("trsvcid", params.trsvcid.is_some()),
+        ("subnqn", params.subnqn.is_some()),
+        ("hostaddr", params.hostaddr.is_some()),
+        ("hdgst", params.hdgst.unwrap_or(false)),
+        ("ddgst", params.ddgst.unwrap_or(false)),
+    ])?;
+    if control.controllers.devices(&params.name).is_ok() {
+        return Err(refused(&AttachError::Exists { name: params.name }));
+    }
+    pcie::attach(control, params)
+}
+
 fn attach_tcp(control: &Control, params: Attach) -> Result<Vec<String>, RpcError> {
+    if pcie::has(control, &params.name) {
+        return Err(refused(&AttachError::Exists { name: params.name }));
+    }
     let config = tcp_config(params)?;
     let target = Arc::downgrade(control.shared_target());
     let resized = Arc::new(move |device: &str| {
@@ -178,24 +209,43 @@ fn machine() -> Uuid {
 }
 
 pub(super) fn detach(control: &Control, params: Detach) -> RpcResult {
-    let devices = control.controllers.devices(&params.name).map_err(|error| refused(&error))?;
-    for device in &devices {
-        control.target().remove_device(device).map_err(RpcError::internal)?;
-    }
-    let gone = control.controllers.detach(&params.name, &control.devices).map_err(|error| refused(&error))?;
+    let gone = if pcie::has(control, &params.name) {
+        pcie::detach(control, &params.name)?
+    } else {
+        detach_remote(control, &params)?
+    };
     for device in gone {
         control.notifications.push(Topic::BdevUnregister, device);
     }
     done()
 }
 
+fn detach_remote(control: &Control, params: &Detach) -> Result<Vec<String>, RpcError> {
+    let devices = control.controllers.devices(&params.name).map_err(|error| refused(&error))?;
+    for device in &devices {
+        control.target().remove_device(device).map_err(RpcError::internal)?;
+    }
+    control.controllers.detach(&params.name, &control.devices).map_err(|error| refused(&error))
+}
+
+pub(super) fn reset(control: &Control, params: Named) -> RpcResult {
+    pcie::reset(control, &params.name)?;
+    done()
+}
+
+pub(super) fn health(control: &Control, params: Named) -> RpcResult {
+    pcie::health(control, &params.name)
+}
+
 pub(super) fn get_controllers(control: &Control, params: GetControllers) -> RpcResult {
     let wanted = |name: &str| params.name.as_deref().is_none_or(|wanted| wanted == name);
     let all = control.controllers.list();
+    let local = pcie::list(control).into_iter().filter(|(name, _)| wanted(name)).map(|(_, shown)| shown);
     let shown: Vec<Value> = all
         .iter()
         .filter(|(config, _)| wanted(&config.name))
         .map(|(config, state)| show(config, state))
+        .chain(local)
         .collect();
     match (&params.name, shown.is_empty()) {
         (Some(name), true) => Err(refused(&AttachError::NotFound { name: name.clone() })),
@@ -254,5 +304,5 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
         }
         json!({"method": "bdev_nvme_attach_controller", "params": params})
     };
-    control.controllers.list().iter().map(call).collect()
+    control.controllers.list().iter().map(call).chain(pcie::saved(control)).collect()
 }
