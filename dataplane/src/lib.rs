@@ -11,3 +11,4 @@ pub mod preflight;
 pub mod rpc;
 pub mod store;
 pub mod target;
+pub mod volume;

@@ -12,6 +12,7 @@ pub mod model;
 mod plan;
 mod run;
 mod verify;
+pub mod volume;
 mod workload;
 
 pub use plan::{Plan, run_all};

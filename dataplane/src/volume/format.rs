@@ -1,0 +1,179 @@
+//! What a replica keeps beside the data: a superblock and the pages of the write-intent bitmap, each twice.
+//!
+//! Both copies of a thing lie side by side, and are written in turn: the one that is not the newest. So a write that is torn
+//! leaves the other one whole. A reader takes the newest whole copy. A page of which no copy is whole counts as dirty
+//! everywhere; a replica without a whole superblock is none.
+
+use uuid::Uuid;
+
+use super::{Bitmap, Epoch, HeadId, ReplicaState};
+
+/// Bytes of a block of metadata, whatever the device's logical blocks are.
+pub const BLOCK_BYTES: usize = 4096;
+/// Words of a page of the bitmap: the block without its header.
+pub const PAGE_WORDS: usize = (BLOCK_BYTES - HEADER_BYTES) / 8;
+/// Magic, kind and number, sequence, checksum, and room.
+const HEADER_BYTES: usize = 32;
+const MAGIC: [u8; 8] = *b"PLXREPL1";
+/// The superblock's number; pages count from 0.
+const SUPERBLOCK: u32 = u32::MAX;
+
+/// A block of metadata.
+pub type Block = [u8; BLOCK_BYTES];
+
+/// What a superblock says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// The volume this is a replica of.
+    pub volume: Uuid,
+    /// Bytes that hosts see.
+    pub bytes: u64,
+    /// Bytes of a region of the bitmap.
+    pub region_bytes: u32,
+    /// Never used by a head.
+    pub fresh: bool,
+    /// What was accepted.
+    pub state: ReplicaState,
+}
+
+/// Blocks of metadata that a volume with this many regions takes.
+pub fn metadata_blocks(regions: u64) -> u64 {
+    2 * (1 + pages(regions))
+}
+
+/// Pages of the bitmap.
+pub fn pages(regions: u64) -> u64 {
+    regions.div_ceil(PAGE_WORDS as u64 * 64)
+}
+
+/// Where copy `copy` (0 or 1) of the superblock lies, in blocks of metadata.
+pub fn superblock_at(copy: u64) -> u64 {
+    copy & 1
+}
+
+/// Where copy `copy` (0 or 1) of a page lies, in blocks of metadata.
+pub fn page_at(page: u32, copy: u64) -> u64 {
+    2 + 2 * u64::from(page) + (copy & 1)
+}
+
+fn seal(block: &mut Block, number: u32, sequence: u64) {
+    block[..8].copy_from_slice(&MAGIC);
+    block[8..12].copy_from_slice(&number.to_le_bytes());
+    block[16..24].copy_from_slice(&sequence.to_le_bytes());
+    block[12..16].fill(0);
+    let sum = crc(block);
+    block[12..16].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn crc(block: &Block) -> u32 {
+    crate::store::format::crc32c(block)
+}
+
+/// The sequence of a whole block of this number.
+fn unseal(block: &Block, number: u32) -> Option<u64> {
+    let stored = u32::from_le_bytes([block[12], block[13], block[14], block[15]]);
+    let mut zeroed = *block;
+    zeroed[12..16].fill(0);
+    let whole = block[..8] == MAGIC && block[8..12] == number.to_le_bytes() && crc(&zeroed) == stored;
+    whole.then(|| word(block, 16))
+}
+
+fn word(block: &Block, at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&block[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// A superblock as it is written.
+pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
+    let mut block = Box::new([0; BLOCK_BYTES]);
+    let Superblock { volume, bytes, region_bytes, fresh, state } = superblock;
+    block[32..48].copy_from_slice(volume.as_bytes());
+    block[48..56].copy_from_slice(&bytes.to_le_bytes());
+    block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
+    block[60] = u8::from(*fresh);
+    block[64..72].copy_from_slice(&state.epoch.0.to_le_bytes());
+    block[72..88].copy_from_slice(&state.head.0.to_le_bytes());
+    seal(&mut block, SUPERBLOCK, sequence);
+    block
+}
+
+/// The newest whole superblock of two copies, and its sequence.
+pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
+    let newest = copies.into_iter().filter_map(|block| Some((unseal(block, SUPERBLOCK)?, block)));
+    let (sequence, block) = newest.max_by_key(|(sequence, _)| *sequence)?;
+    let mut volume = [0; 16];
+    volume.copy_from_slice(&block[32..48]);
+    let head = u128::from(word(block, 72)) | u128::from(word(block, 80)) << 64;
+    let superblock = Superblock {
+        volume: Uuid::from_bytes(volume),
+        bytes: word(block, 48),
+        region_bytes: u32::from_le_bytes([block[56], block[57], block[58], block[59]]),
+        fresh: block[60] != 0,
+        state: ReplicaState { epoch: Epoch(word(block, 64)), head: HeadId(head) },
+    };
+    Some((superblock, sequence))
+}
+
+/// A page of the bitmap as it is written.
+pub fn encode_page(page: u32, words: &[u64], sequence: u64) -> Box<Block> {
+    assert!(words.len() <= PAGE_WORDS);
+    let mut block = Box::new([0; BLOCK_BYTES]);
+    for (bytes, word) in block[HEADER_BYTES..].chunks_exact_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    seal(&mut block, page, sequence);
+    block
+}
+
+/// Adds the newest whole one of two copies of a page to a bitmap; its sequence. With none whole, every region of the page is
+/// added, and the sequence is 0.
+pub fn decode_page(page: u32, copies: [&Block; 2], into: &mut Bitmap) -> u64 {
+    let at = page as usize * PAGE_WORDS;
+    let newest = copies.into_iter().filter_map(|block| Some((unseal(block, page)?, block)));
+    let Some((sequence, block)) = newest.max_by_key(|(sequence, _)| *sequence) else {
+        into.unite_words(at, &[u64::MAX; PAGE_WORDS]);
+        return 0;
+    };
+    let words: Vec<u64> = (0..PAGE_WORDS).map(|index| word(block, HEADER_BYTES + index * 8)).collect();
+    into.unite_words(at, &words);
+    sequence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock(epoch: u64) -> Superblock {
+        Superblock {
+            volume: Uuid::from_u128(7),
+            bytes: 1 << 30,
+            region_bytes: 1 << 20,
+            fresh: false,
+            state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
+        }
+    }
+
+    #[test]
+    fn the_newest_whole_superblock_counts() {
+        let (old, mut new) = (encode_superblock(&superblock(4), 8), encode_superblock(&superblock(5), 9));
+        assert_eq!(decode_superblock([&old, &new]), Some((superblock(5), 9)));
+        new[70] ^= 1;
+        assert_eq!(decode_superblock([&new, &old]), Some((superblock(4), 8)));
+        assert_eq!(decode_superblock([&new, &[0; BLOCK_BYTES]]), None);
+    }
+
+    #[test]
+    fn a_page_without_a_whole_copy_is_dirty_everywhere() {
+        let regions = PAGE_WORDS as u64 * 64 + 10;
+        assert_eq!(pages(regions), 2);
+        let mut map = Bitmap::new(regions);
+        let page = encode_page(1, &[0b101], 3);
+        assert_eq!(decode_page(1, [&page, &[0; BLOCK_BYTES]], &mut map), 3);
+        let first = PAGE_WORDS as u64 * 64;
+        assert_eq!(map.iter().collect::<Vec<_>>(), [first, first + 2]);
+        // A page in the place of another is no copy of it.
+        assert_eq!(decode_page(0, [&page, &page], &mut map), 0);
+        assert_eq!(map.ones(), first + 2);
+    }
+}

@@ -1,0 +1,72 @@
+//! What must hold in the end.
+
+use dataplane::volume::{Members, ReplicaIndex, Volume};
+
+use super::node::Head;
+use super::world::{BLOCKS, World};
+
+impl World {
+    fn serving(&self) -> Option<&Volume> {
+        let heads = self.nodes.iter().filter_map(|node| node.head.as_ref());
+        heads.map(|head| &head.volume).find(|volume| volume.config().head == self.manager.record.head)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        let all = Members::first(u8::try_from(self.nodes.len()).expect("small"));
+        self.serving().is_some_and(|volume| {
+            volume.recorded() == all
+                && volume.attached() == all
+                && all.iter().all(|replica| volume.regions_stale(replica) == 0)
+        })
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let heads: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| match &node.head {
+                Some(Head { volume, sent, .. }) => {
+                    let stale: Vec<u64> = (0..self.nodes.len())
+                        .map(|replica| {
+                            volume.regions_stale(ReplicaIndex(u8::try_from(replica).expect("small")))
+                        })
+                        .collect();
+                    format!(
+                        "{:?} epoch {} recorded {:?} attached {:?} failed {:?} stale {stale:?} sent {}",
+                        volume.phase(),
+                        volume.epoch(),
+                        volume.recorded(),
+                        volume.attached(),
+                        volume.failed(),
+                        sent.len()
+                    )
+                }
+                None => format!("no head, up {}", node.is_up()),
+            })
+            .collect();
+        format!("record {:?}; {}", self.manager.record, heads.join("; "))
+    }
+
+    pub(super) fn check_quiet(&self) -> Result<(), String> {
+        let Some(volume) = self.serving().filter(|_| self.is_whole()) else {
+            return Err(format!("not whole when quiet: {}", self.describe()));
+        };
+        let first = self.nodes[0].disk.content();
+        for (number, node) in self.nodes.iter().enumerate() {
+            if let Some(block) = (0..BLOCKS).find(|block| node.disk.content()[*block] != first[*block]) {
+                return Err(format!("block {block} differs between replicas 0 and {number} when quiet"));
+            }
+            if !node.pages.is_empty() {
+                return Err(format!("replica {number} has dirty regions when quiet"));
+            }
+        }
+        if volume.regions_dirty() > 0 {
+            return Err("regions stay dirty when quiet".to_owned());
+        }
+        let counters = volume.counters();
+        if counters.regions_copied > counters.regions_to_copy {
+            return Err(format!("more was copied than was dirty: {counters:?}"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! One node: a replica with its disk, its clock, and perhaps the head.
+
+use std::collections::BTreeMap;
+
+use dataplane::volume::{Bitmap, Replica, ReplicaState, Request, RequestId, Volume};
+use fastrand::Rng;
+
+use super::clock::DriftingClock;
+use super::disk::{Disk, Stamp};
+
+/// A head with what its driver keeps: data of commands and copies, and requests that were sent.
+pub(super) struct Head {
+    pub(super) volume: Volume,
+    /// Data of commands, by tag.
+    pub(super) data: BTreeMap<u64, Vec<Stamp>>,
+    pub(super) copies: BTreeMap<u8, Vec<Stamp>>,
+    /// What was sent and not answered, by message.
+    pub(super) sent: BTreeMap<u64, (RequestId, Request)>,
+}
+
+/// A node.
+pub(super) struct Node {
+    pub(super) clock: DriftingClock,
+    pub(super) disk: Disk,
+    /// Durable beside the data.
+    pub(super) state: ReplicaState,
+    pub(super) fresh: bool,
+    pub(super) pages: Bitmap,
+    /// `None` while the node is down.
+    pub(super) replica: Option<Replica>,
+    /// Counts restarts: what was under way before one never ends.
+    pub(super) boot: u64,
+    /// Writes under way: on a crash some of them may be there.
+    pub(super) writing: BTreeMap<u64, (usize, Vec<Stamp>)>,
+    /// Requests take so many times longer.
+    pub(super) slowness: u64,
+    pub(super) head: Option<Head>,
+}
+
+impl Node {
+    pub(super) fn is_up(&self) -> bool {
+        self.replica.is_some()
+    }
+
+    /// The process ends; with it everything but the disk.
+    pub(super) fn crash(&mut self, power: bool, rng: &mut Rng) {
+        self.replica = None;
+        self.head = None;
+        self.boot += 1;
+        for (at, stamps) in std::mem::take(&mut self.writing).into_values() {
+            self.disk.tear(at, &stamps, rng);
+        }
+        if power {
+            self.disk.lose_power(rng);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A bounded number of worlds.
+
+/// Seeds of every run of the tests.
+const SEEDS: u64 = 60;
+
+#[test]
+fn no_promise_is_broken_by_crashes_cut_links_slow_devices_and_clocks_that_drift() {
+    let mut total = sim::volume::Tally::default();
+    for seed in 0..SEEDS {
+        total += sim::volume::run(seed, false).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+    }
+    // The worlds are what they are meant to be: heads come and go, and most of what hosts ask is done.
+    assert!(total.acknowledged > SEEDS * 300, "{total:?}");
+    assert!(total.crashes > SEEDS * 3, "{total:?}");
+    assert!(total.cuts > SEEDS * 2, "{total:?}");
+    assert!(total.heads > SEEDS * 8, "{total:?}");
+    assert!(total.copied > SEEDS, "{total:?}");
+    assert!(total.eras > 0, "{total:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_world_every_time() {
+    assert_eq!(sim::volume::run(7, false).unwrap(), sim::volume::run(7, false).unwrap());
+}
