@@ -99,17 +99,6 @@ pub enum CloseReason {
 pub enum Effect {
     /// A command that was pending is finished.
     Complete(ConnId, CommandId, Completion<IoBuf>),
-    /// Changes the depth of a queue from what its Connect asked for. Needed only for that: a Connect answered with success
-    /// makes the connection a queue of SQSIZE + 1 entries, with the flow control it asked for, by itself.
-    SetQueue {
-        /// The connection whose queue it is.
-        conn: ConnId,
-        /// Entries of the submission queue, at least 2.
-        depth: u16,
-        /// Whether the host uses submission queue flow control (Connect CATTR bit 2 clear); the C2HData SUCCESS flag
-        /// is used only when it does not.
-        flow_control: bool,
-    },
     /// End this connection: what was completed before is still sent, then it closes. Commands in flight are dropped;
     /// [`TargetService::closed`] follows with the same reason.
     Close(ConnId, CloseReason),

@@ -7,7 +7,7 @@ use fabrics::{Completion, Execution};
 use nvme::fabrics::{ConnectCommand, ConnectData, ConnectInvalidParameter, ConnectResult, fctype, fctype_of};
 use nvme::{ControllerId, Nqn, QueueId, Sqe, Status, opcode};
 use reactors::IoBuf;
-use transport::{ConnId, Effect, Peer};
+use transport::{ConnId, Peer};
 
 use super::admin::{AdminController, copy_data, set_keep_alive};
 use super::limits::IO_QUEUES_MAX;
@@ -91,8 +91,6 @@ impl ReactorTarget {
                 queue.depth = depth;
                 self.no_longer_fresh(conn);
                 self.flights.reserve(usize::from(depth));
-                let flow_control = !command.disables_sq_flow_control();
-                self.emit(conn.transport, Effect::SetQueue { conn, depth, flow_control });
                 let result = ConnectResult { cntlid, ..ConnectResult::default() };
                 Execution::Done(Completion::result(result.to_result()))
             }

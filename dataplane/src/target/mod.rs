@@ -8,8 +8,6 @@
 //! The admin queue of a controller lives on one reactor, its home, and so does everything that only admin commands
 //! touch. Its I/O queues may be anywhere. What concerns another reactor goes there as a message.
 
-#![allow(clippy::result_large_err, reason = "control calls are rare, and their errors carry names in full")]
-
 mod admin;
 mod ana;
 mod apply;

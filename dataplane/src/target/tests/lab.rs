@@ -80,7 +80,6 @@ struct ReactorBench {
     service: Rc<RefCell<ReactorTarget>>,
     completed: HashMap<(ConnId, u32), Completion<IoBuf>>,
     closed: VecDeque<ConnId>,
-    depths: HashMap<ConnId, (u16, bool)>,
     _reactor: LocalReactor,
 }
 
@@ -152,8 +151,8 @@ impl Lab {
             let mut reactor = LocalReactor::new(&config).unwrap();
             let service =
                 reactor.with(|context| ReactorTarget::attach_as(index, &target, context.local()).unwrap());
-            let (completed, closed, depths) = (HashMap::new(), VecDeque::new(), HashMap::new());
-            ReactorBench { service, completed, closed, depths, _reactor: reactor }
+            let (completed, closed) = (HashMap::new(), VecDeque::new());
+            ReactorBench { service, completed, closed, _reactor: reactor }
         };
         let reactors = (0..reactors).map(bench).collect();
         let mut lab = Self {
@@ -214,15 +213,12 @@ impl Lab {
     pub(super) fn turn_reactor(&mut self, index: usize) {
         let now = self.now;
         let bench = &mut self.reactors[index];
-        let ReactorBench { service, completed, closed, depths, .. } = bench;
+        let ReactorBench { service, completed, closed, .. } = bench;
         service.borrow_mut().tick(now);
         service.borrow_mut().poll(TCP, now, &mut |effect| match effect {
             Effect::Complete(conn, id, completion) => {
                 let twice = completed.insert((conn, id.to_bits()), completion);
                 assert!(twice.is_none());
-            }
-            Effect::SetQueue { conn, depth, flow_control } => {
-                depths.insert(conn, (depth, flow_control));
             }
             Effect::Close(conn, _) => closed.push_back(conn),
         });
@@ -346,10 +342,6 @@ impl Lab {
         };
         let data = ConnectData::new(dial.hostid, dial.cntlid, &dial.subnqn, &dial.hostnqn);
         self.run(link, command.to_sqe(), Some(nvme::zerocopy::IntoBytes::as_bytes(&data)))
-    }
-
-    pub(super) fn depth(&self, link: &Link) -> Option<(u16, bool)> {
-        self.reactors[link.reactor].depths.get(&link.conn).copied()
     }
 
     pub(super) fn set_cc(&mut self, link: &mut Link, cc: Cc) -> Status {

@@ -395,8 +395,7 @@ impl<B: IoBuffer> TargetConn<B> {
         self.close_with(reason);
     }
 
-    /// An accepted Connect made this connection a queue of `depth` entries. The connection does this by itself when
-    /// Connect is answered with success; a driver that knows better may call it again.
+    /// Makes this connection a queue of `depth` entries, as it does by itself when Connect is answered with success.
     ///
     /// Without submission queue flow control, SQHD is not reported and successful reads need no response capsule
     /// (NVMe/TCP 1.0 §3.3.2.1).

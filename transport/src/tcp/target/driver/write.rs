@@ -1,7 +1,6 @@
 //! The service's part of a turn and the sending half.
 
 use fabrics::Now;
-use fabrics::tcp::target::TargetConn;
 
 use super::TcpTargetPoller;
 use crate::buffer::completion;
@@ -118,10 +117,6 @@ fn apply<Q>(
             connection.pending = connection.pending.saturating_sub(1);
             connection.machine.complete(command, completion(done));
             mark(connection, id, dirty);
-        }
-        Effect::SetQueue { conn, depth, flow_control } => {
-            let Some(connection) = open(connections, conn) else { return };
-            TargetConn::<Data>::set_queue(&mut connection.machine, depth, flow_control);
         }
         Effect::Close(id, reason) => ending.push((id, reason)),
     }
