@@ -23,6 +23,8 @@ use crate::store::{
 const COMMANDS_MAX: usize = 1024;
 /// Blocks of a device for each entry of the volume table: a table of 4,096 for 64 GiB.
 const BLOCKS_PER_VOLUME: u64 = 4096;
+/// Volumes that the owner lists at once.
+const LISTED_AT_ONCE: usize = 256;
 /// The smallest and the largest table that are made unless asked for.
 const VOLUMES: std::ops::RangeInclusive<u64> = 256..=16_384;
 
@@ -158,12 +160,33 @@ impl OpenStore {
         Ok(StoreSummary { name, uuid: self.uuid, device, counters, stopped, write_through })
     }
 
+    fn volume(&self, id: VolumeId) -> Result<Volume, StoreError> {
+        let (info, origin) = self
+            .ask(move |store| {
+                let info = store.volume(id)?;
+                let origin = info.origin.and_then(|origin| store.volume(origin)).map(|origin| origin.name);
+                Some((info, origin))
+            })?
+            .ok_or(Failure::NoVolume)?;
+        Ok(Volume { info, store: self.name(), store_uuid: self.uuid, origin })
+    }
+
     /// Its volumes and snapshots.
     ///
     /// # Errors
     /// When it is closed meanwhile.
     pub fn volumes(&self) -> Result<Vec<Volume>, StoreError> {
-        let infos = self.ask(|store| store.volumes().collect::<Vec<_>>())?;
+        let mut infos: Vec<VolumeInfo> = Vec::new();
+        loop {
+            // A part at a time: the reactor has other work.
+            let known = infos.len();
+            infos.extend(
+                self.ask(move |store| store.volumes().skip(known).take(LISTED_AT_ONCE).collect::<Vec<_>>())?,
+            );
+            if infos.len() < known + LISTED_AT_ONCE {
+                break;
+            }
+        }
         let names: BTreeMap<u32, String> = infos.iter().map(|info| (info.id.0, info.name.clone())).collect();
         let (store, store_uuid) = (self.name(), self.uuid);
         let volume = |info: VolumeInfo| {
@@ -215,10 +238,11 @@ impl StoreSet {
     /// When there is none.
     pub fn find_volume(&self, name: &str) -> Result<(Arc<OpenStore>, Volume), StoreError> {
         let missing = || StoreError::NoVolume { name: name.into() };
-        let device = self.devices.get(name).map_err(|_| missing())?.info();
+        let uuid = self.devices.get(name).map_err(|_| missing())?.info().uuid;
         for store in self.list() {
-            let found = store.volumes()?.into_iter().find(|volume| volume.info.uuid == device.uuid);
-            if let Some(volume) = found {
+            let found = locked(&store.volumes).values().find(|volume| volume.uuid() == uuid).map(|v| v.id());
+            if let Some(id) = found {
+                let volume = store.volume(id)?;
                 return Ok((store, volume));
             }
         }

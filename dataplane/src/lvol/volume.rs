@@ -64,6 +64,10 @@ impl VolumeDevice {
         self.shared.id
     }
 
+    pub(super) fn uuid(&self) -> Uuid {
+        self.shared.uuid
+    }
+
     /// Whether it is a snapshot.
     pub fn kind(&self) -> VolumeKind {
         self.shared.kind

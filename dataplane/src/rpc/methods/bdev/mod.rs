@@ -211,7 +211,7 @@ fn get_bdevs(control: &Control, params: GetBdevs) -> RpcResult {
     loop {
         match find(control, &name) {
             Ok(listed) => {
-                let volumes = super::lvol::described(control);
+                let volumes = super::lvol::described_one(control, &name);
                 return Ok(json!([render::device(control, &listed, &volumes)]));
             }
             Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK_INTERVAL),

@@ -3,6 +3,8 @@
 mod params;
 mod render;
 
+use std::collections::HashMap;
+
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -315,9 +317,18 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
     stores.map(call).collect()
 }
 
+/// What `bdev_get_bdevs` tells of one volume, if it is one.
+pub(super) fn described_one(control: &Control, name: &str) -> HashMap<String, Value> {
+    let found = control.stores.find_volume(name).ok();
+    let shown = found.map(|(store, volume)| {
+        (volume.info.uuid.to_string(), render::driver_specific(&volume, &store.device()))
+    });
+    shown.into_iter().collect()
+}
+
 /// What `bdev_get_bdevs` tells of the volumes: by the names of their devices.
-pub(super) fn described(control: &Control) -> std::collections::HashMap<String, Value> {
-    let mut all = std::collections::HashMap::new();
+pub(super) fn described(control: &Control) -> HashMap<String, Value> {
+    let mut all = HashMap::new();
     for store in control.stores.list() {
         let base = store.device();
         for volume in store.volumes().unwrap_or_default() {
