@@ -173,6 +173,8 @@ fn spdks_client_makes_stores_volumes_snapshots_and_clones() {
     spdk.ok(&["bdev_lvol_resize", "lvs/copy", "32"]);
     assert_eq!(spdk.json(&["bdev_get_bdevs", "-b", "lvs/copy"])[0]["num_blocks"], 8192);
     spdk.ok(&["bdev_lvol_rename_lvstore", "lvs", "other"]);
+    let thick = made(&["bdev_lvol_create", "-u", &store, "thick", "4"]);
+    spdk.ok(&["bdev_lvol_set_read_only", "other/thick"]);
 
     let all = spdk.json(&["bdev_lvol_get_lvols"]);
     let of = |uuid: &str| {
@@ -182,6 +184,18 @@ fn spdks_client_makes_stores_volumes_snapshots_and_clones() {
     assert_eq!((&of(&volume)["alias"], &of(&volume)["is_snapshot"]), (&"other/vol".into(), &false.into()));
     assert_eq!((&of(&snapshot)["name"], &of(&snapshot)["is_snapshot"]), (&"snap".into(), &true.into()));
     assert_eq!((&of(&clone)["alias"], &of(&clone)["is_clone"]), (&"other/copy".into(), &true.into()));
+    assert_eq!(
+        (&of(&volume)["is_thin_provisioned"], &of(&thick)["is_thin_provisioned"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(of(&volume)["num_allocated_clusters"], 0);
+    spdk.ok(&["bdev_lvol_delete", "other/thick"]);
+    spdk.ok(&["bdev_lvol_decouple_parent", "other/copy"]);
+    spdk.ok(&["bdev_lvol_inflate", "other/copy"]);
+    let all = spdk.json(&["bdev_lvol_get_lvols"]);
+    let copy =
+        all.as_array().expect("a list").iter().find(|lvol| lvol["uuid"] == clone.as_str()).expect("listed");
+    assert_eq!((&copy["is_clone"], &copy["is_thin_provisioned"]), (&false.into(), &false.into()));
     spdk.ok(&["nvmf_create_subsystem", NQN, "-a"]);
     spdk.ok(&["nvmf_subsystem_add_ns", NQN, "other/copy"]);
     assert_eq!(spdk.json(&["nvmf_get_subsystems"])[1]["namespaces"][0]["bdev_name"], clone.as_str());

@@ -137,16 +137,25 @@ fn the_command_makes_stores_and_volumes_and_refuses_what_loses_data() {
     ok(&daemon, &["volume", "rename", "fast/trial", "copy"]);
     ok(&daemon, &["volume", "resize", "fast/copy", "32M"]);
     let listed = ok(&daemon, &["volume", "list", "fast"]);
-    for (uuid, part) in [(&volume, "16 MiB  volume"), (&snapshot, "16 MiB  snapshot")] {
+    for (uuid, part) in [(&volume, "0 B  volume"), (&snapshot, "0 B  snapshot")] {
         let line = listed.lines().find(|line| line.contains(uuid.trim())).expect("listed");
         assert!(line.contains(part), "{line}");
     }
-    assert!(listed.contains("32 MiB  clone "), "{listed}");
+    assert!(listed.contains("32 MiB           0 B  clone "), "{listed}");
     assert!(ok(&daemon, &["store", "list"]).lines().any(|line| line.starts_with("fast ")), "listed");
 
-    let (code, text) = pollux(&daemon, &["volume", "resize", "fast/copy", "16M"]);
-    assert!(code == Some(2) && text.contains("needs --force"), "{code:?} {text}");
-    ok(&daemon, &["volume", "resize", "fast/copy", "16M", "--force"]);
+    ok(&daemon, &["volume", "resize", "fast/copy", "16M"]);
+    ok(&daemon, &["volume", "resize", "fast/copy", "8M", "--force"]);
+    ok(&daemon, &["volume", "flatten", "fast/copy"]);
+    ok(&daemon, &["volume", "set", "fast/copy", "--read-only", "true", "--reserve", "true"]);
+    let listed: Value = serde_json::from_str(&ok(&daemon, &["volume", "list", "--json"])).expect("JSON");
+    let copy = listed.as_array().expect("a list").iter().find(|v| v["name"] == "copy").expect("listed");
+    let settings = (&copy["read_only"], &copy["is_thin_provisioned"], &copy["is_clone"]);
+    assert_eq!(settings, (&json!(true), &json!(false), &json!(false)));
+    assert!(ok(&daemon, &["volume", "usage", "fast/v"]).contains("16 MiB"));
+    assert_eq!(ok(&daemon, &["volume", "diff", "fast/before", "fast/v"]), "");
+    assert_eq!(pollux(&daemon, &["volume", "set", "fast/v"]).0, Some(2));
+    assert_eq!(pollux(&daemon, &["volume", "create", "fast/huge", "1T", "--reserve"]).0, Some(1));
     ok(&daemon, &["volume", "rollback", "fast/v", "fast/before"]);
     ok(&daemon, &["volume", "delete", "fast/before"]);
     let (code, text) = pollux(&daemon, &["volume", "delete", "fast/before"]);

@@ -14,6 +14,7 @@ use reactors::{DmaPool, IoBuf};
 use super::lane::{Finished, Lane, META};
 use super::order::{Move, Moved, Order, Sums, ToClient, ToOwner, Way};
 use super::port::Port;
+use super::walks::{Copying, Walk, Walks};
 use crate::device::{Io, Op};
 use crate::store::{
     BLOCK_BYTES, Command, Control, Event, Failure, Finished as Answer, Operation, Request, RequestId,
@@ -57,8 +58,8 @@ enum MetaKind {
 
 /// See the module.
 pub(super) struct Engine {
-    store: Store,
-    lane: Lane,
+    pub(super) store: Store,
+    pub(super) lane: Lane,
     clients: Vec<Option<ClientLink>>,
     mailbox: Mailbox<ToOwner>,
     unsent: VecDeque<(u16, ToClient)>,
@@ -71,7 +72,8 @@ pub(super) struct Engine {
     controls: Vec<Option<Replier<Answered>>>,
     /// Who waits for the store to be closed.
     closing: Option<Replier<()>>,
-    pool: DmaPool,
+    pub(super) pool: DmaPool,
+    pub(super) walks: Walks,
     /// Whether a write can be asked to go through the device's cache.
     fua: bool,
     /// The machine has something new to look at.
@@ -81,10 +83,18 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(store: Store, lane: Lane, mailbox: Mailbox<ToOwner>, pool: DmaPool, fua: bool) -> Self {
+    pub(super) fn new(
+        store: Store,
+        mut lane: Lane,
+        mailbox: Mailbox<ToOwner>,
+        pool: DmaPool,
+        fua: bool,
+    ) -> Self {
+        let walks = Walks::new(&mut lane);
         Self {
             store,
             lane,
+            walks,
             clients: Vec::new(),
             mailbox,
             unsent: VecDeque::new(),
@@ -128,10 +138,31 @@ impl Engine {
         }
     }
 
+    /// Adds what takes many steps.
+    pub(super) fn begin(&mut self, walk: Walk) {
+        self.walks.push(walk);
+        self.stirred = true;
+    }
+
+    /// Starts a command of a copying; one that is refused at once ends it.
+    pub(super) fn start_own(&mut self, slot: u32, order: Order, copying: &mut Copying) {
+        let Order::Own { volume, at, blocks } = order else { return };
+        let operation = Operation::Own { volume, at, blocks };
+        match self.store.submit(&Command { tag: tag(OWN, slot), operation }) {
+            Ok(()) => self.stirred = true,
+            Err(Failure::Busy) => self.waiting.push_back((OWN, slot, order)),
+            Err(failure) => {
+                copying.failure = Some(failure);
+                self.lane.done(slot, Err(failure));
+            }
+        }
+    }
+
     fn submit(&mut self, origin: u32, slot: u32, order: Order) {
         let operation = match order {
             Order::Read { volume, at, blocks } => Operation::Read { volume, at, blocks },
             Order::Unmap { volume, at, blocks, fua } => Operation::Unmap { volume, at, blocks, fua },
+            Order::Own { volume, at, blocks } => Operation::Own { volume, at, blocks },
             Order::Flush => Operation::Flush,
             Order::Write { volume, at, blocks, fua } => {
                 let sums = match origin {
@@ -338,6 +369,12 @@ impl Engine {
 
     fn done(&mut self, origin: u32, slot: u32, result: Result<(), Failure>) {
         if origin == OWN {
+            if let Err(failure) = result
+                && !self.walks.is_empty()
+                && self.lane.is_copy(self.walks.outbox(), slot)
+            {
+                self.copy_failed(self.lane.tag(slot), failure);
+            }
             self.lane.done(slot, result);
         } else if let Ok(client) = u16::try_from(origin - 1) {
             self.send(client, ToClient::Done { slot, result });
@@ -384,6 +421,7 @@ impl Engine {
 
     /// Brings everything to the media; `replier` hears when it is there.
     pub(super) fn close(&mut self, replier: Replier<()>) {
+        self.walks.stop();
         self.closing = Some(replier);
         self.progress();
     }
@@ -391,7 +429,8 @@ impl Engine {
     /// Works towards nothing being under way and everything that was applied being in a checkpoint on the media. Whether
     /// that is so.
     fn settle(&mut self) -> bool {
-        let quiet = self.lane.is_idle() && self.waiting.is_empty() && self.store.is_idle();
+        let quiet =
+            self.walks.is_empty() && self.lane.is_idle() && self.waiting.is_empty() && self.store.is_idle();
         if self.store.is_stopped() {
             return self.lane.is_idle();
         }
@@ -425,6 +464,10 @@ impl Port for Engine {
         busy |= self.resume();
         busy |= self.issue();
         busy |= self.report();
+        if !self.walks.is_empty() {
+            busy |= self.walk();
+            self.stirred = true;
+        }
         busy |= self.turn();
         if self.closing.is_some()
             && self.settle()
@@ -442,6 +485,7 @@ impl Port for Engine {
     }
 
     fn drain(&mut self) -> bool {
+        self.walks.stop();
         self.progress();
         self.settle()
     }

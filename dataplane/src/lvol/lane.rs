@@ -27,7 +27,8 @@ pub(super) const BASE_DEPTH: u32 = 1024;
 pub(super) const META: u64 = 1 << 63;
 
 struct Piece {
-    what: Move,
+    /// Nothing for blocks that stay where they are.
+    what: Option<Move>,
     buffer: Option<IoBuf>,
 }
 
@@ -37,8 +38,11 @@ struct Slot {
     kind: OpKind,
     bytes: u64,
     started: Timestamp,
-    /// What no move has taken yet.
+    /// Whether its blocks have checksums.
+    summed: bool,
+    /// What no move has taken yet, and the block where it begins.
     rest: Option<IoBuf>,
+    cut: u32,
     /// In the order of their offsets.
     pieces: Vec<Piece>,
     /// Of an unmap that takes several commands: the volume, and what comes after the command under way.
@@ -89,7 +93,9 @@ impl Lane {
             kind: OpKind::Flush,
             bytes: 0,
             started: Timestamp::default(),
+            summed: true,
             rest: None,
+            cut: 0,
             pieces: Vec::with_capacity(1),
             left: None,
             fua: false,
@@ -166,14 +172,16 @@ impl Lane {
     }
 
     /// A slot for an I/O within its volume, and its first command. The I/O itself when all slots are taken.
-    pub(super) fn admit(&mut self, queue: u32, volume: VolumeId, io: Io) -> Result<(u32, Order), Io> {
-        let Some(index) = self.free.pop() else { return Err(io) };
+    pub(super) fn admit(
+        &mut self,
+        queue: u32,
+        (volume, summed): (VolumeId, bool),
+        io: Io,
+    ) -> Result<(u32, Order), Io> {
         let Io { tag, op } = io;
-        let started = *self.batch_start.get_or_insert_with(|| self.clock.now());
+        let Some(index) = self.take_slot(queue, tag, op.kind()) else { return Err(Io { tag, op }) };
         let slot = &mut self.slots[index as usize];
-        (slot.queue, slot.tag, slot.kind, slot.started, slot.left, slot.bytes) =
-            (queue, tag, op.kind(), started, None, 0);
-        self.outboxes[queue as usize].in_flight += 1;
+        slot.summed = summed;
         let order = match op {
             Op::Read { lba, buffer } => {
                 let (at, blocks) = (VolumeBlock(lba.get()), blocks_of(buffer.len()));
@@ -182,7 +190,9 @@ impl Lane {
             }
             Op::Write { lba, buffer, fua } => {
                 let (at, blocks) = (VolumeBlock(lba.get()), blocks_of(buffer.len()));
-                self.sums.set(index, 0, checksums(&buffer));
+                if summed {
+                    self.sums.set(index, 0, checksums(&buffer));
+                }
                 (slot.bytes, slot.rest) = (buffer.len() as u64, Some(buffer));
                 Order::Write { volume, at, blocks, fua }
             }
@@ -191,6 +201,41 @@ impl Lane {
             Op::Deallocate { lba, blocks } => self.unmap(index, volume, lba, blocks, false),
         };
         Ok((index, order))
+    }
+
+    /// A slot for a command that copies the shared blocks among those from `at` on, through `buffer`.
+    pub(super) fn admit_copy(
+        &mut self,
+        queue: u32,
+        tag: u64,
+        volume: VolumeId,
+        at: VolumeBlock,
+        buffer: IoBuf,
+    ) -> Option<(u32, Order)> {
+        let index = self.take_slot(queue, tag, OpKind::Write)?;
+        let blocks = blocks_of(buffer.len());
+        self.slots[index as usize].rest = Some(buffer);
+        Some((index, Order::Own { volume, at, blocks }))
+    }
+
+    fn take_slot(&mut self, queue: u32, tag: u64, kind: OpKind) -> Option<u32> {
+        let index = self.free.pop()?;
+        let started = *self.batch_start.get_or_insert_with(|| self.clock.now());
+        let slot = &mut self.slots[index as usize];
+        (slot.queue, slot.tag, slot.kind, slot.started) = (queue, tag, kind, started);
+        (slot.left, slot.bytes, slot.cut, slot.summed) = (None, 0, 0, true);
+        self.outboxes[queue as usize].in_flight += 1;
+        Some(index)
+    }
+
+    /// Whether the I/O in a slot is of this queue.
+    pub(super) fn is_copy(&self, queue: u32, slot: u32) -> bool {
+        self.slots[slot as usize].queue == queue
+    }
+
+    /// The submitter's tag of the I/O in a slot.
+    pub(super) fn tag(&self, slot: u32) -> u64 {
+        self.slots[slot as usize].tag
     }
 
     fn unmap(&mut self, index: u32, volume: VolumeId, lba: Lba, blocks: u32, fua: bool) -> Order {
@@ -230,13 +275,10 @@ impl Lane {
     /// Starts a move. What it ends with, if it is done at once.
     pub(super) fn start(&mut self, what: Move) -> Option<Finished> {
         let slot = &mut self.slots[what.slot as usize];
-        let mut buffer = slot.rest.take()?;
-        let bytes = what.blocks as usize * BLOCK_BYTES;
-        if bytes < buffer.len() {
-            slot.rest = Some(buffer.split_off(bytes));
-        }
+        let mut buffer = slot.take_piece(what)?;
+        let bytes = buffer.len();
         let number = slot.pieces.len() as u64;
-        slot.pieces.push(Piece { what, buffer: None });
+        slot.pieces.push(Piece { what: Some(what), buffer: None });
         let op = match what.way {
             Way::Zero => {
                 buffer.fill_zero(0, bytes);
@@ -276,9 +318,12 @@ impl Lane {
         if tag & META != 0 {
             return Finished::Meta(u32::try_from(low).unwrap_or(u32::MAX), status.is_success(), buffer);
         }
+        let summed = self.slots[low].summed;
         let piece = &mut self.slots[low].pieces[to_index(tag >> 32)];
-        let (what, ok) = (piece.what, status.is_success());
-        if let (Way::Read(_), true, Some(buffer)) = (what.way, ok, &buffer) {
+        // A piece that stays where it is has no I/O.
+        let Some(what) = piece.what else { unreachable!("only moves are submitted") };
+        let ok = status.is_success();
+        if let (Way::Read(_), true, true, Some(buffer)) = (what.way, ok, summed, &buffer) {
             self.sums.set(what.slot, what.offset, checksums(buffer));
         }
         piece.buffer = buffer;
@@ -373,6 +418,33 @@ impl Lane {
 }
 
 impl Slot {
+    /// The part of the buffer for a move. Moves come in the order of their offsets; blocks between them stay where they are.
+    /// One that begins before the last is the first of another way of the same data, whose first way has ended.
+    #[inline]
+    fn take_piece(&mut self, what: Move) -> Option<IoBuf> {
+        if what.offset < self.cut {
+            self.rest = self.joined();
+            self.cut = 0;
+        }
+        if what.offset > self.cut {
+            let gap = self.cut_off(what.offset - self.cut);
+            self.pieces.push(Piece { what: None, buffer: gap });
+        }
+        self.cut_off(what.blocks)
+    }
+
+    /// The next blocks of the buffer.
+    #[inline]
+    fn cut_off(&mut self, blocks: u32) -> Option<IoBuf> {
+        let mut buffer = self.rest.take()?;
+        let bytes = blocks as usize * BLOCK_BYTES;
+        if bytes < buffer.len() {
+            self.rest = Some(buffer.split_off(bytes));
+        }
+        self.cut += blocks;
+        Some(buffer)
+    }
+
     /// The whole buffer, from its pieces.
     fn joined(&mut self) -> Option<IoBuf> {
         let mut pieces = self.pieces.drain(..).filter_map(|piece| piece.buffer).chain(self.rest.take());

@@ -22,6 +22,8 @@ mod set;
 mod signature;
 mod status;
 mod volume;
+mod volumes;
+mod walks;
 
 #[cfg(test)]
 mod tests;
@@ -32,3 +34,4 @@ pub use media::{DeviceMedia, MediaOpenError};
 pub use set::{CreateStore, OpenStore, StoreSet, StoreSummary, Volume};
 pub use signature::{Content, content};
 pub use volume::VolumeDevice;
+pub use walks::{Differences, RANGES_MAX, VolumeUsage};

@@ -7,9 +7,29 @@ use crate::store::{Block, COMMAND_BLOCKS_MAX, Failure, RequestId, VolumeBlock, V
 /// One command of the store. Checksums of a write lie in the [`Sums`] of its lane, under its slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Order {
-    Read { volume: VolumeId, at: VolumeBlock, blocks: u32 },
-    Write { volume: VolumeId, at: VolumeBlock, blocks: u32, fua: bool },
-    Unmap { volume: VolumeId, at: VolumeBlock, blocks: u32, fua: bool },
+    Read {
+        volume: VolumeId,
+        at: VolumeBlock,
+        blocks: u32,
+    },
+    Write {
+        volume: VolumeId,
+        at: VolumeBlock,
+        blocks: u32,
+        fua: bool,
+    },
+    Unmap {
+        volume: VolumeId,
+        at: VolumeBlock,
+        blocks: u32,
+        fua: bool,
+    },
+    /// Copies what is shared. Only on the owner.
+    Own {
+        volume: VolumeId,
+        at: VolumeBlock,
+        blocks: u32,
+    },
     Flush,
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reactors::ReactorHandle;
+use reactors::reply::{self, Replier};
 use uuid::Uuid;
 
 use super::error::StoreError;
@@ -12,11 +13,12 @@ use super::install::Installed;
 use super::media::DeviceMedia;
 use super::signature::content;
 use super::volume::{StoreFlags, VolumeDevice};
+use super::walks::Walk;
 use crate::device::{Claim, ClaimKind, Device, DeviceError, DeviceRegistry};
 use crate::store::format::{Bytes, FormatError, STORE_NAME_BYTES, SuperblockV1};
 use crate::store::{
     self, BLOCK_BYTES, Block, Control, Counters, CreateOptions, Failure, Limits, Media, OpenError, VolumeId,
-    VolumeInfo, VolumeKind,
+    VolumeInfo,
 };
 
 /// Commands of a store at a time, over all reactors.
@@ -91,10 +93,10 @@ pub struct OpenStore {
     /// Given back when it is closed.
     claim: Mutex<Option<Claim>>,
     installed: Mutex<Option<Installed>>,
-    volumes: Mutex<BTreeMap<u32, Arc<VolumeDevice>>>,
+    pub(super) volumes: Mutex<BTreeMap<u32, Arc<VolumeDevice>>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -129,7 +131,7 @@ impl OpenStore {
         locked(&self.volumes).values().map(|volume| volume.info().name.to_string()).collect()
     }
 
-    fn ask<R: Send + 'static>(
+    pub(super) fn ask<R: Send + 'static>(
         &self,
         question: impl FnOnce(&store::Store) -> R + Send + 'static,
     ) -> Result<R, StoreError> {
@@ -139,13 +141,28 @@ impl OpenStore {
         answer.ok_or_else(|| StoreError::NoStore { name: self.name() })
     }
 
-    fn control(&self, control: Control) -> Result<Option<VolumeId>, StoreError> {
+    pub(super) fn control(&self, control: Control) -> Result<Option<VolumeId>, StoreError> {
         let installed = locked(&self.installed);
         let installed = installed.as_ref().ok_or_else(|| StoreError::NoStore { name: self.name() })?;
         Ok(installed.control(control)??)
     }
 
-    fn info(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
+    /// Does what takes many steps, to its end.
+    pub(super) fn walk<T: Send + 'static>(
+        &self,
+        walk: impl FnOnce(Replier<Result<T, Failure>>) -> Walk,
+    ) -> Result<T, StoreError> {
+        let (replier, reply) = reply::channel();
+        let walk = walk(replier);
+        {
+            let installed = locked(&self.installed);
+            let installed = installed.as_ref().ok_or_else(|| StoreError::NoStore { name: self.name() })?;
+            installed.on_owner(move |engine| engine.begin(walk))?.wait()?;
+        }
+        Ok(reply.wait()??)
+    }
+
+    pub(super) fn info(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
         Ok(self.ask(move |store| store.volume(id))?.ok_or(Failure::NoVolume)?)
     }
 
@@ -199,7 +216,7 @@ impl OpenStore {
 
 /// The stores of a process.
 pub struct StoreSet {
-    devices: DeviceRegistry,
+    pub(super) devices: DeviceRegistry,
     reactors: Vec<ReactorHandle>,
     open: Mutex<Vec<Arc<OpenStore>>>,
     opened: AtomicU64,
@@ -426,133 +443,39 @@ impl StoreSet {
         self.devices.claim(device, ClaimKind::Exclusive, "a store")
     }
 
-    fn refuse_used(&self, device: &str) -> Result<(), StoreError> {
+    pub(super) fn refuse_used(&self, device: &str) -> Result<(), StoreError> {
         match self.devices.look(device)?.users.into_iter().next() {
             Some(user) => Err(StoreError::InUse { name: device.into(), user }),
             None => Ok(()),
         }
     }
 
-    // Volumes
-
-    fn add_device(&self, store: &OpenStore, info: &VolumeInfo) -> Result<(), DeviceError> {
+    pub(super) fn add_device(&self, store: &OpenStore, info: &VolumeInfo) -> Result<(), DeviceError> {
         let device = Arc::new(VolumeDevice::new(Arc::clone(&store.flags), &store.name(), info));
         self.devices.add(Arc::clone(&device) as Arc<dyn Device>)?;
         locked(&store.volumes).insert(info.id.0, device);
-        Ok(())
-    }
-
-    /// Makes a volume or a copy, and a device of it.
-    fn make(&self, store: &Arc<OpenStore>, control: Control) -> Result<VolumeInfo, StoreError> {
-        let id = store.control(control)?.ok_or(Failure::NoVolume)?;
-        let info = store.info(id)?;
-        if let Err(error) = self.add_device(store, &info) {
-            store.control(Control::Delete { volume: id })?;
-            return Err(error.into());
-        }
-        Ok(info)
-    }
-
-    /// Makes a volume of `blocks` blocks of 4 KiB, which reads as zeroes.
-    ///
-    /// # Errors
-    /// When the name is taken or none, the size out of range, or the store full.
-    pub fn create_volume(
-        &self,
-        store: &Arc<OpenStore>,
-        name: &str,
-        blocks: u64,
-        uuid: Option<Uuid>,
-    ) -> Result<VolumeInfo, StoreError> {
-        check_name(name)?;
-        let uuid = uuid.unwrap_or_else(Uuid::new_v4);
-        self.make(store, Control::Create { name: name.into(), uuid, blocks })
-    }
-
-    /// Makes a snapshot or a clone of a volume or snapshot.
-    ///
-    /// # Errors
-    /// When the name is taken or none, or the store full.
-    pub fn copy_volume(&self, origin: &str, name: &str, kind: VolumeKind) -> Result<VolumeInfo, StoreError> {
-        check_name(name)?;
-        let (store, volume) = self.find_volume(origin)?;
-        let control = Control::Copy { origin: volume.info.id, name: name.into(), uuid: Uuid::new_v4(), kind };
-        self.make(&store, control)
-    }
-
-    /// Deletes a volume or snapshot. Its space returns in steps.
-    ///
-    /// # Errors
-    /// When there is none, or it is in use.
-    pub fn delete_volume(&self, name: &str) -> Result<(), StoreError> {
-        let (store, volume) = self.find_volume(name)?;
-        let device = volume.info.uuid.to_string();
-        self.refuse_used(&device)?;
-        self.devices.delete(&device)?;
-        locked(&store.volumes).remove(&volume.info.id.0);
-        store.control(Control::Delete { volume: volume.info.id })?;
-        Ok(())
-    }
-
-    /// Gives a volume another size, in blocks of 4 KiB. What lies beyond a smaller one is lost.
-    ///
-    /// # Errors
-    /// When there is none, or the size is out of range.
-    pub fn resize_volume(&self, name: &str, blocks: u64) -> Result<VolumeInfo, StoreError> {
-        let (store, volume) = self.find_volume(name)?;
-        store.control(Control::Truncate { volume: volume.info.id, blocks })?;
-        store.changed(volume.info.id)
-    }
-
-    /// Makes a volume hold again what a snapshot holds.
-    ///
-    /// # Errors
-    /// When there is no such volume or snapshot in the same store.
-    pub fn roll_back(&self, name: &str, snapshot: &str) -> Result<VolumeInfo, StoreError> {
-        let (store, volume) = self.find_volume(name)?;
-        let (other, snapshot) = self.find_volume(snapshot)?;
-        if !Arc::ptr_eq(&store, &other) {
-            return Err(StoreError::NoVolume { name: snapshot.alias() });
-        }
-        store.control(Control::Rollback { volume: volume.info.id, snapshot: snapshot.info.id })?;
-        store.changed(volume.info.id)
-    }
-
-    /// Gives a volume another name.
-    ///
-    /// # Errors
-    /// When there is none, or the name is taken or none.
-    pub fn rename_volume(&self, old: &str, new: &str) -> Result<(), StoreError> {
-        check_name(new)?;
-        let (store, mut volume) = self.find_volume(old)?;
-        if volume.info.name == new {
-            return Ok(());
-        }
-        store.control(Control::Rename { volume: volume.info.id, name: new.into() })?;
-        new.clone_into(&mut volume.info.name);
-        store.set_alias(&volume);
         Ok(())
     }
 }
 
 impl OpenStore {
     /// A volume's size may have changed.
-    fn changed(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
+    pub(super) fn changed(&self, id: VolumeId) -> Result<VolumeInfo, StoreError> {
         let info = self.info(id)?;
         if let Some(device) = locked(&self.volumes).get(&id.0) {
-            device.set_blocks(info.blocks);
+            device.refresh(&info);
         }
         Ok(info)
     }
 
-    fn set_alias(&self, volume: &Volume) {
+    pub(super) fn set_alias(&self, volume: &Volume) {
         if let Some(device) = locked(&self.volumes).get(&volume.info.id.0) {
             device.set_alias(volume.alias());
         }
     }
 }
 
-fn check_name(name: &str) -> Result<(), StoreError> {
+pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
     let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
     if name.is_empty() || name.len() >= STORE_NAME_BYTES || name.contains(bad) {
         return Err(StoreError::Name { name: name.into() });

@@ -38,8 +38,10 @@ struct Shared {
     name: Arc<str>,
     uuid: Uuid,
     kind: VolumeKind,
+    /// Whether its blocks are checked when they are read.
+    checksums: bool,
     blocks: AtomicU64,
-    /// Set by [`VolumeDevice::set_read_only`].
+    /// Hosts may not change it.
     read_only: AtomicBool,
     counters: CounterBook,
 }
@@ -52,8 +54,9 @@ impl VolumeDevice {
             name: info.uuid.to_string().into(),
             uuid: info.uuid,
             kind: info.kind,
+            checksums: info.settings.checksums,
             blocks: AtomicU64::new(info.blocks),
-            read_only: AtomicBool::new(info.kind == VolumeKind::Snapshot),
+            read_only: AtomicBool::new(is_read_only(info)),
             counters: CounterBook::default(),
         };
         Self { shared: Arc::new(shared), alias: RwLock::new(format!("{store_name}/{}", info.name)) }
@@ -77,9 +80,15 @@ impl VolumeDevice {
         *self.alias.write().unwrap_or_else(PoisonError::into_inner) = alias;
     }
 
-    pub(super) fn set_blocks(&self, blocks: u64) {
-        self.shared.blocks.store(blocks, Relaxed);
+    /// The volume is now this.
+    pub(super) fn refresh(&self, info: &VolumeInfo) {
+        self.shared.blocks.store(info.blocks, Relaxed);
+        self.shared.read_only.store(is_read_only(info), Relaxed);
     }
+}
+
+fn is_read_only(info: &VolumeInfo) -> bool {
+    info.kind == VolumeKind::Snapshot || info.settings.read_only
 }
 
 impl Device for VolumeDevice {
@@ -182,7 +191,7 @@ impl<P: Port> Queue for VolumeQueue<P> {
         if self.shared.store.write_through.load(Relaxed) {
             force_through(&mut io.op);
         }
-        match port.lane().admit(self.number, self.shared.id, io) {
+        match port.lane().admit(self.number, (self.shared.id, self.shared.checksums), io) {
             Ok((slot, order)) => {
                 port.start(slot, order);
                 Submission::Queued

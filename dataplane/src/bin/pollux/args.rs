@@ -343,6 +343,12 @@ pub(crate) enum VolumeCommand {
         volume: String,
         /// Its size: a multiple of 1 MiB (suffixes M, G, T: powers of 1024)
         size: ByteCount,
+        /// Promise space for all of it, so that its writes never meet a full store
+        #[arg(long)]
+        reserve: bool,
+        /// Keep no checksums: blocks are not checked when they are read
+        #[arg(long)]
+        no_checksums: bool,
         #[command(flatten)]
         socket: SocketArgs,
     },
@@ -369,7 +375,7 @@ pub(crate) enum VolumeCommand {
         volume: String,
         /// Its new size: a multiple of 1 MiB
         size: ByteCount,
-        /// Smaller than it is: what lies beyond the new size is lost
+        /// Smaller even when blocks beyond the new size hold data, which is lost
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -399,6 +405,49 @@ pub(crate) enum VolumeCommand {
         volume: String,
         /// STORE/NAME or UUID of the snapshot
         snapshot: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Say how a volume may be used from now on
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        /// STORE/NAME or UUID
+        volume: String,
+        /// Whether hosts may not change it
+        #[arg(long, value_name = "BOOL", group = "change")]
+        read_only: Option<bool>,
+        /// Whether space for all of it is promised
+        #[arg(long, value_name = "BOOL", group = "change")]
+        reserve: Option<bool>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Copy all that a volume shares, so that it depends on nothing else; hosts go on meanwhile
+    Flatten {
+        /// STORE/NAME or UUID
+        volume: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Count what a volume's space consists of
+    Usage {
+        /// STORE/NAME or UUID
+        volume: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List the ranges of bytes that differ between two volumes or snapshots
+    Diff {
+        /// STORE/NAME or UUID of the earlier one
+        before: String,
+        /// STORE/NAME or UUID of the later one
+        after: String,
+        /// Print one JSON object a line, in blocks of 4 KiB
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: SocketArgs,
     },

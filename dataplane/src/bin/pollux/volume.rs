@@ -16,7 +16,10 @@ const MIB: u64 = 1 << 20;
 /// Runs one of the commands.
 pub(crate) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { volume, size, socket } => create(volume, *size, socket),
+        VolumeCommand::Create { volume, size, reserve, no_checksums, socket } => {
+            let how = json!({"thin_provision": !reserve, "checksums": !no_checksums});
+            create(volume, *size, how, socket)
+        }
         VolumeCommand::List { store, json, socket } => list(store.as_deref(), *json, socket),
         VolumeCommand::Delete { volume, socket } => {
             call(socket, "bdev_lvol_delete", Some(&json!({"name": volume}))).map(drop)
@@ -34,6 +37,21 @@ pub(crate) fn run(command: &VolumeCommand) -> Result<(), Failure> {
             let params = json!({"lvol_name": volume, "snapshot_name": snapshot});
             call(socket, "bdev_lvol_rollback", Some(&params)).map(drop)
         }
+        VolumeCommand::Set { volume, read_only, reserve, socket } => {
+            let mut params = json!({"name": volume});
+            if let Some(read_only) = read_only {
+                params["read_only"] = json!(read_only);
+            }
+            if let Some(reserve) = reserve {
+                params["thin_provision"] = json!(!reserve);
+            }
+            call(socket, "bdev_lvol_configure", Some(&params)).map(drop)
+        }
+        VolumeCommand::Flatten { volume, socket } => {
+            call(socket, "bdev_lvol_inflate", Some(&json!({"name": volume, "reserve": false}))).map(drop)
+        }
+        VolumeCommand::Usage { volume, json, socket } => usage(volume, *json, socket),
+        VolumeCommand::Diff { before, after, json, socket } => diff(before, after, *json, socket),
         VolumeCommand::Rename { volume, name, socket } => {
             let params = json!({"old_name": volume, "new_name": name});
             call(socket, "bdev_lvol_rename", Some(&params)).map(drop)
@@ -54,30 +72,63 @@ fn mebibytes(size: ByteCount) -> Result<u64, Failure> {
     Ok(size.0 / MIB)
 }
 
-fn create(volume: &str, size: ByteCount, socket: &SocketArgs) -> Result<(), Failure> {
+fn create(volume: &str, size: ByteCount, how: Value, socket: &SocketArgs) -> Result<(), Failure> {
     let Some((store, name)) = volume.split_once('/') else {
         return Err(Failure::Usage(format!("expected STORE/NAME, got '{volume}'")));
     };
     let size = mebibytes(size)?;
-    let params = json!({"lvs_name": store, "lvol_name": name, "size_in_mib": size, "thin_provision": true});
+    let mut params = how;
+    params["lvs_name"] = json!(store);
+    params["lvol_name"] = json!(name);
+    params["size_in_mib"] = json!(size);
     print_name(&call(socket, "bdev_lvol_create", Some(&params))?)
 }
 
-fn bytes_of(volume: &Value) -> u64 {
-    volume["num_blocks"].as_u64().unwrap_or_default().saturating_mul(BLOCK_BYTES)
+fn bytes(blocks: &Value) -> u64 {
+    blocks.as_u64().unwrap_or_default().saturating_mul(BLOCK_BYTES)
 }
 
 fn resize(volume: &str, size: ByteCount, force: bool, socket: &SocketArgs) -> Result<(), Failure> {
-    let mib = mebibytes(size)?;
-    let found = call(socket, "bdev_get_bdevs", Some(&json!({"name": volume})))?;
-    let now = bytes_of(&found[0]);
-    if size.0 < now && !force {
-        let now = ByteCount(now);
-        return Err(Failure::Usage(format!(
-            "{volume} has {now}: to make it smaller loses what lies beyond {size}, and needs --force"
-        )));
+    let params = json!({"name": volume, "size_in_mib": mebibytes(size)?, "force": force});
+    call(socket, "bdev_lvol_resize", Some(&params)).map(drop)
+}
+
+fn usage(volume: &str, json: bool, socket: &SocketArgs) -> Result<(), Failure> {
+    let usage = call(socket, "bdev_lvol_get_usage", Some(&json!({"name": volume})))?;
+    if json {
+        return print_json(&usage);
     }
-    call(socket, "bdev_lvol_resize", Some(&json!({"name": volume, "size_in_mib": mib}))).map(drop)
+    let mut out = std::io::stdout().lock();
+    for (what, key) in [
+        ("size", "num_blocks"),
+        ("allocated", "allocated_blocks"),
+        ("  of its own", "own_blocks"),
+        ("  shared", "shared_blocks"),
+        ("only in its snapshots", "snapshot_only_blocks"),
+    ] {
+        writeln!(out, "{what:<22} {:>12}", ByteCount(bytes(&usage[key])).to_string())?;
+    }
+    Ok(())
+}
+
+fn diff(before: &str, after: &str, json: bool, socket: &SocketArgs) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut params = json!({"name": after, "since": before});
+    loop {
+        let part = call(socket, "bdev_lvol_get_changes", Some(&params))?;
+        for range in part["ranges"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            if json {
+                writeln!(out, "{range}")?;
+            } else {
+                let what = if range["after"] == true { "written" } else { "zeroes" };
+                writeln!(out, "{:>16} {:>16} {what}", bytes(&range["at"]), bytes(&range["blocks"]))?;
+            }
+        }
+        match &part["next_block"] {
+            Value::Null => return Ok(()),
+            next => params["start_block"] = next.clone(),
+        }
+    }
 }
 
 fn list(store: Option<&str>, json: bool, socket: &SocketArgs) -> Result<(), Failure> {
@@ -89,11 +140,16 @@ fn list(store: Option<&str>, json: bool, socket: &SocketArgs) -> Result<(), Fail
     let volumes = volumes.as_array().map(Vec::as_slice).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     let width = volumes.iter().map(|volume| text(&volume["alias"]).len()).max().unwrap_or(0).max(6);
-    writeln!(out, "{:<width$}  {:>12}  {:<8}  {:<36}  ORIGIN", "VOLUME", "SIZE", "KIND", "UUID")?;
+    writeln!(
+        out,
+        "{:<width$}  {:>12}  {:>12}  {:<8}  {:<36}  ORIGIN",
+        "VOLUME", "SIZE", "ALLOCATED", "KIND", "UUID"
+    )?;
     for volume in volumes {
-        let size = ByteCount(bytes_of(volume)).to_string();
+        let size = ByteCount(bytes(&volume["num_blocks"])).to_string();
+        let used = ByteCount(bytes(&volume["num_allocated_clusters"])).to_string();
         let (alias, uuid, origin) = (text(&volume["alias"]), text(&volume["uuid"]), text(&volume["origin"]));
-        writeln!(out, "{alias:<width$}  {size:>12}  {:<8}  {uuid:<36}  {origin}", kind(volume))?;
+        writeln!(out, "{alias:<width$}  {size:>12}  {used:>12}  {:<8}  {uuid:<36}  {origin}", kind(volume))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use nvme::Status;
 use crate::device::fault::{Effect, FaultDevice, Rule};
 use crate::device::uring::{UringConfig, UringDevice};
 use crate::device::{BlockSize, Device, OpKind};
-use crate::store::{self, VolumeKind};
+use crate::store::{self, Settings, VolumeBlock, VolumeKind};
 
 use super::{Content, CreateStore, DeviceMedia, StoreError};
 use rig::{Ask, BLOCK, Rig, stamped};
@@ -23,7 +23,7 @@ fn volume(block_size: BlockSize, blocks: u64) -> Rig {
     let rig = Rig::new();
     rig.memory("base", block_size, 256 * MIB);
     let store = rig.store("base", "s");
-    rig.stores.create_volume(&store, "v", blocks, None).unwrap();
+    rig.stores.create_volume(&store, "v", blocks, None, Settings::default()).unwrap();
     for host in rig.hosts() {
         rig.open(&host, "s/v");
     }
@@ -188,7 +188,7 @@ fn a_full_store_says_so_and_heals_when_something_is_freed() {
     let rig = Rig::new();
     rig.memory("base", BlockSize::B4096, 32 * MIB);
     let store = rig.store("base", "s");
-    rig.stores.create_volume(&store, "v", 1 << 20, None).unwrap();
+    rig.stores.create_volume(&store, "v", 1 << 20, None, Settings::default()).unwrap();
     for host in rig.hosts() {
         rig.open(&host, "s/v");
         let mut at = 0;
@@ -243,7 +243,7 @@ fn a_device_that_fails_ends_io_with_its_status_and_the_store_goes_on_reading() {
     let base = Arc::new(FaultDevice::new("base", rig.devices.get("inner").unwrap()));
     rig.devices.add(Arc::clone(&base) as Arc<dyn Device>).unwrap();
     let store = rig.store("base", "s");
-    rig.stores.create_volume(&store, "v", 1024, None).unwrap();
+    rig.stores.create_volume(&store, "v", 1024, None, Settings::default()).unwrap();
     for host in rig.hosts() {
         rig.open(&host, "s/v");
         Rig::write(&host, "s/v", 0, stamped(0, 4));
@@ -280,7 +280,7 @@ fn volumes_live_on_files_too() {
     config.direct = false;
     rig.devices.add(Arc::new(UringDevice::open(&config).unwrap())).unwrap();
     let store = rig.store("base", "s");
-    rig.stores.create_volume(&store, "v", 2048, None).unwrap();
+    rig.stores.create_volume(&store, "v", 2048, None, Settings::default()).unwrap();
     for (host, first) in rig.hosts().iter().zip([0, 1024]) {
         rig.open(host, "s/v");
         for at in (first..first + 1024).rev().step_by(7) {
@@ -340,7 +340,10 @@ fn names_change_and_stay_changed() {
     assert_eq!(rig.devices.get("other/w").unwrap().info().uuid, uuid);
     for bad in ["", "a/b", "a b", &"x".repeat(64)] {
         assert!(matches!(rig.stores.rename(&store, bad), Err(StoreError::Name { .. })), "{bad}");
-        assert!(matches!(rig.stores.create_volume(&store, bad, 1, None), Err(StoreError::Name { .. })));
+        assert!(matches!(
+            rig.stores.create_volume(&store, bad, 1, None, Settings::default()),
+            Err(StoreError::Name { .. })
+        ));
     }
 }
 
@@ -364,8 +367,152 @@ fn a_volume_in_use_is_neither_deleted_nor_closed_over() {
 fn a_resized_volume_has_its_new_size_at_once() {
     let rig = volume(BlockSize::B4096, 100);
     let [one, two] = rig.hosts();
-    rig.stores.resize_volume("s/v", 300).unwrap();
+    rig.stores.resize_volume("s/v", 300, false).unwrap();
     assert_eq!(rig.devices.get("s/v").unwrap().info().blocks, 300);
     Rig::write(&two, "s/v", 290, stamped(1, 10));
     assert_eq!(Rig::read(&one, "s/v", 290, 10), stamped(1, 10));
+}
+
+#[test]
+fn a_flattened_clone_shares_nothing_and_keeps_what_hosts_write_meanwhile() {
+    let rig = volume(BlockSize::B4096, 4096);
+    let [one, two] = rig.hosts();
+    // Holes, scattered blocks and long runs.
+    for at in (0..4096).step_by(64) {
+        Rig::write(&one, "s/v", at + at % 7, stamped(at + at % 7, 40));
+    }
+    rig.stores.copy_volume("s/v", "snap", VolumeKind::Snapshot).unwrap();
+    rig.stores.copy_volume("s/snap", "clone", VolumeKind::Writable).unwrap();
+    rig.open(&two, "s/clone");
+    Rig::write(&two, "s/clone", 500, stamped(9_000, 3));
+    let before = rig.stores.usage("s/clone").unwrap();
+    std::thread::scope(|scope| {
+        let copied = scope.spawn(|| rig.stores.copy_shared("s/clone"));
+        for at in (0..4096).step_by(16) {
+            Rig::write(&two, "s/clone", at, stamped(at + 100_000, 1));
+        }
+        copied.join().unwrap().unwrap();
+    });
+    let after = rig.stores.usage("s/clone").unwrap();
+    let (_, clone) = rig.stores.find_volume("s/clone").unwrap();
+    assert!(before.own < 300, "{before:?}");
+    assert_eq!(after.own, clone.info.allocated);
+    rig.stores.delete_volume("s/snap").unwrap();
+    let expected = |at: u64| {
+        let start = at / 64 * 64;
+        let written = (start + start % 7..start + start % 7 + 40).contains(&at);
+        match at {
+            _ if at.is_multiple_of(16) => stamped(at + 100_000, 1),
+            500..503 => stamped(at - 500 + 9_000, 1),
+            _ if written => stamped(at, 1),
+            _ => vec![0; BLOCK],
+        }
+    };
+    for first in (0..4096).step_by(256) {
+        let found = Rig::read(&two, "s/clone", first, 256);
+        for (at, block) in (first..).zip(found.chunks(BLOCK)) {
+            assert_eq!(block, expected(at), "block {at}");
+        }
+    }
+    for host in rig.hosts() {
+        rig.close(&host, "s/v");
+    }
+    rig.close(&two, "s/clone");
+    rig.stores.close(&rig.stores.find("s").unwrap()).unwrap();
+    let mut media = DeviceMedia::open(rig.devices.get("base").unwrap().as_ref()).unwrap();
+    assert_eq!(store::check(&mut media, true).unwrap().faults, []);
+}
+
+#[test]
+fn differences_name_what_was_written_since_and_go_on_where_they_ended() {
+    let rig = volume(BlockSize::B4096, 40_000);
+    let [one, _] = rig.hosts();
+    Rig::write(&one, "s/v", 10, stamped(10, 10));
+    rig.stores.copy_volume("s/v", "snap", VolumeKind::Snapshot).unwrap();
+    Rig::write(&one, "s/v", 15, stamped(0, 10));
+    Rig::write(&one, "s/v", 30_000, stamped(0, 1));
+    assert_eq!(Rig::run(&one, "s/v", Ask::Zero { at: 11, blocks: 1 }).0, SUCCESS);
+    let list = |from, start| {
+        let found = rig.stores.differences(from, "s/v", VolumeBlock(start)).unwrap();
+        assert_eq!(found.next, None);
+        let range = |r: &store::ChangedRange| (r.at.0, r.blocks, r.before, r.after);
+        found.ranges.iter().map(range).collect::<Vec<_>>()
+    };
+    let all = [(11, 1, true, false), (15, 5, true, true), (20, 5, false, true), (30_000, 1, false, true)];
+    assert_eq!(list(Some("s/snap"), 0), all);
+    assert_eq!(list(Some("s/snap"), 22), [(22, 3, false, true), (30_000, 1, false, true)]);
+    assert_eq!(list(None, 0), [(10, 1, false, true), (12, 13, false, true), (30_000, 1, false, true)]);
+}
+
+#[test]
+fn a_reserved_volume_has_its_space_when_the_rest_is_full() {
+    let rig = Rig::new();
+    rig.memory("base", BlockSize::B4096, 64 * MIB);
+    let store = rig.store("base", "s");
+    let reserved = Settings { reserved: true, ..Settings::default() };
+    rig.stores.create_volume(&store, "v", 4096, None, reserved).unwrap();
+    rig.stores.create_volume(&store, "thin", 1 << 20, None, Settings::default()).unwrap();
+    let too_large = rig.stores.create_volume(&store, "w", 1 << 20, None, reserved);
+    assert!(matches!(too_large, Err(StoreError::Refused(store::Failure::Full))));
+    let [one, two] = rig.hosts();
+    rig.open(&one, "s/v");
+    rig.open(&two, "s/thin");
+    let mut at = 0;
+    let write = |at| Rig::run(&two, "s/thin", Ask::Write { at, bytes: stamped(at, 64), fua: false }).0;
+    while write(at) == SUCCESS {
+        at += 64;
+    }
+    assert_eq!(write(at), Status::CAPACITY_EXCEEDED);
+    for at in (0..4096).step_by(64) {
+        Rig::write(&one, "s/v", at, stamped(at, 64));
+    }
+}
+
+#[test]
+fn a_volume_without_checksums_is_read_as_it_is() {
+    let rig = Rig::new();
+    rig.memory("base", BlockSize::B4096, 64 * MIB);
+    let store = rig.store("base", "s");
+    let settings = Settings { checksums: false, ..Settings::default() };
+    rig.stores.create_volume(&store, "v", 1024, None, settings).unwrap();
+    for (host, at) in rig.hosts().iter().zip([0, 512]) {
+        rig.open(host, "s/v");
+        Rig::write(host, "s/v", at, stamped(at + 77, 2));
+        assert_eq!(Rig::read(host, "s/v", at, 2), stamped(at + 77, 2));
+        flip(&rig, &stamped(at + 78, 1));
+        assert_ne!(Rig::read(host, "s/v", at, 2), stamped(at + 77, 2));
+    }
+}
+
+#[test]
+fn a_volume_is_read_only_when_it_is_set_so_and_after_it_was_opened_again() {
+    let rig = volume(BlockSize::B4096, 100);
+    let [one, two] = rig.hosts();
+    Rig::write(&one, "s/v", 0, stamped(0, 1));
+    rig.stores.configure_volume("s/v", Some(true), None).unwrap();
+    let write = |host, at| Rig::run(host, "s/v", Ask::Write { at, bytes: stamped(9, 1), fua: false }).0;
+    let protected = Status::NAMESPACE_WRITE_PROTECTED.dnr();
+    assert_eq!((write(&one, 0), write(&two, 0)), (protected, protected));
+    for host in rig.hosts() {
+        rig.close(&host, "s/v");
+    }
+    rig.stores.close(&rig.stores.find("s").unwrap()).unwrap();
+    rig.stores.open("base").unwrap();
+    rig.open(&one, "s/v");
+    assert_eq!(write(&one, 0), protected);
+    assert_eq!(Rig::read(&one, "s/v", 0, 1), stamped(0, 1));
+    rig.stores.configure_volume("s/v", Some(false), None).unwrap();
+    assert_eq!(write(&one, 0), SUCCESS);
+}
+
+#[test]
+fn a_volume_shrinks_over_data_only_by_force() {
+    let rig = volume(BlockSize::B4096, 1000);
+    let [one, _] = rig.hosts();
+    Rig::write(&one, "s/v", 900, stamped(0, 1));
+    let refused = rig.stores.resize_volume("s/v", 500, false);
+    assert!(matches!(refused, Err(StoreError::Refused(store::Failure::WouldLoseData))));
+    assert_eq!(rig.stores.resize_volume("s/v", 901, false).unwrap().blocks, 901);
+    assert_eq!(rig.stores.resize_volume("s/v", 500, true).unwrap().blocks, 500);
+    assert_eq!(Rig::run(&one, "s/v", Ask::Read { at: 500, blocks: 1 }).0, Status::LBA_OUT_OF_RANGE.dnr());
 }

@@ -98,8 +98,11 @@ described! {
         lvol_name: String,
         /// Its size, in MiB.
         size_in_mib: u64,
-        /// Take space when it is written.
+        /// Take space when it is written. Default `false`: space for all of it is promised, so that its writes never meet a
+        /// full store.
         thin_provision: Option<bool>,
+        /// Check each block when it is read. Default `true`. Not in SPDK.
+        checksums: Option<bool>,
         /// UUID of the store, or its name.
         uuid: Option<String>,
         /// Name of the store, or its UUID.
@@ -158,6 +161,42 @@ described! {
         name: String,
         /// Its new size, in MiB.
         size_in_mib: u64,
+        /// Smaller even when blocks beyond the new size hold data, which is lost. Default `false`. Not in SPDK.
+        force: Option<bool>,
+    }
+}
+
+described! {
+    /// What is to share nothing.
+    pub(super) struct Inflate {
+        /// The volume: its UUID, or `store/volume`.
+        name: String,
+        /// Promise space for all of it. Default `true`. Not in SPDK.
+        reserve: Option<bool>,
+    }
+}
+
+described! {
+    /// How a volume may be used; what is not given stays.
+    pub(super) struct Configure {
+        /// The volume: its UUID, or `store/volume`.
+        name: String,
+        /// Hosts may not change it.
+        read_only: Option<bool>,
+        /// Take space when it is written; if not, space for all of it is promised.
+        thin_provision: Option<bool>,
+    }
+}
+
+described! {
+    /// Which differences.
+    pub(super) struct GetChanges {
+        /// The later one, a volume or snapshot: its UUID, or `store/volume`.
+        name: String,
+        /// The earlier one, in the same store. Default: nothing, so that all that is allocated is listed.
+        since: Option<String>,
+        /// Where to begin: `next_block` of the answer before. Default 0. An answer has up to 10000 ranges.
+        start_block: Option<u64>,
     }
 }
 

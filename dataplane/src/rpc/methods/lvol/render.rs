@@ -16,6 +16,7 @@ pub(super) fn store(summary: &StoreSummary) -> Value {
         "block_size": BLOCK_BYTES,
         "cluster_size": BLOCK_BYTES,
         "freeing_clusters": counters.freeing,
+        "promised_clusters": counters.promised,
         "stopped": summary.stopped,
         "write_through": summary.write_through,
     })
@@ -27,12 +28,15 @@ pub(super) fn volume(volume: &Volume) -> Value {
         "alias": volume.alias(),
         "uuid": volume.info.uuid,
         "name": volume.info.name,
-        "is_thin_provisioned": true,
+        "is_thin_provisioned": !volume.info.settings.reserved,
         "is_snapshot": snapshot,
         "is_clone": !snapshot && volume.info.origin.is_some(),
         "is_esnap_clone": false,
         "is_degraded": false,
+        "num_allocated_clusters": volume.info.allocated,
         "num_blocks": volume.info.blocks,
+        "read_only": snapshot || volume.info.settings.read_only,
+        "checksums": volume.info.settings.checksums,
         "lvs": {"name": volume.store, "uuid": volume.store_uuid},
     });
     if let Some(origin) = &volume.origin {
@@ -47,7 +51,8 @@ pub(super) fn driver_specific(volume: &Volume, base: &str) -> Value {
     let mut lvol = json!({
         "lvol_store_uuid": volume.store_uuid,
         "base_bdev": base,
-        "thin_provision": true,
+        "thin_provision": !volume.info.settings.reserved,
+        "num_allocated_clusters": volume.info.allocated,
         "snapshot": snapshot,
         "clone": !snapshot && volume.info.origin.is_some(),
     });
