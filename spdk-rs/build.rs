@@ -94,27 +94,46 @@ mod with_spdk {
     }
 
     impl Found {
+        /// Asks the program rather than a crate: DPDK names its archives as files (`-l:librte_eal.a`).
         fn probe() -> Self {
             let mut found = Self::default();
-            for package in PACKAGES {
-                found.add(package, true);
-            }
-            found.add(SYSTEM_PACKAGE, false);
+            found.add(&PACKAGES).unwrap_or_else(|error| {
+                panic!(
+                    "feature `spdk` needs SPDK, found by pkg-config: {error}\n\
+                     `PKG_CONFIG_PATH=$(scripts/spdk) cargo build …` uses Debian's; README.md says how to use your own"
+                )
+            });
+            // Its absence is no fault.
+            let _ = found.add(&[SYSTEM_PACKAGE]);
             found
         }
 
-        fn add(&mut self, package: &str, needed: bool) {
-            let library = match pkg_config::Config::new().statik(true).cargo_metadata(false).probe(package) {
-                Ok(library) => library,
-                Err(error) if needed => panic!(
-                    "feature `spdk` needs SPDK, found by pkg-config: {error}\n\
-                     `PKG_CONFIG_PATH=$(scripts/spdk) cargo build …` uses Debian's; README.md says how to use your own"
-                ),
-                Err(_) => return,
-            };
-            add_new(&mut self.includes, library.include_paths);
-            add_new(&mut self.folders, library.link_paths);
-            add_new(&mut self.libraries, library.libs);
+        fn add(&mut self, packages: &[&str]) -> Result<(), String> {
+            for name in ["PKG_CONFIG", "PKG_CONFIG_PATH"] {
+                println!("cargo::rerun-if-env-changed={name}");
+            }
+            let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
+            let mut command = std::process::Command::new(program);
+            let output = command.args(["--static", "--cflags", "--libs"]).args(packages).output();
+            let output = output.map_err(|error| format!("cannot run pkg-config: {error}"))?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            }
+            String::from_utf8_lossy(&output.stdout).split_whitespace().for_each(|word| self.take(word));
+            Ok(())
+        }
+
+        fn take(&mut self, word: &str) {
+            if let Some(folder) = word.strip_prefix("-I") {
+                add_new(&mut self.includes, folder.into());
+            } else if let Some(folder) = word.strip_prefix("-L") {
+                add_new(&mut self.folders, folder.into());
+            } else if let Some(file) = word.strip_prefix("-l:lib") {
+                let name = file.split_once(".a").or(file.split_once(".so")).map_or(file, |(name, _)| name);
+                add_new(&mut self.libraries, name.to_owned());
+            } else if let Some(library) = word.strip_prefix("-l") {
+                add_new(&mut self.libraries, library.to_owned());
+            }
         }
 
         /// Archives of SPDK and DPDK are linked whole: their drivers register themselves in constructors that nothing
@@ -162,11 +181,9 @@ mod with_spdk {
         }
     }
 
-    fn add_new<T: PartialEq>(to: &mut Vec<T>, from: Vec<T>) {
-        for item in from {
-            if !to.contains(&item) {
-                to.push(item);
-            }
+    fn add_new<T: PartialEq>(to: &mut Vec<T>, item: T) {
+        if !to.contains(&item) {
+            to.push(item);
         }
     }
 }

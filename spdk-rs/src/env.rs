@@ -1,6 +1,6 @@
 //! The process-wide environment: memory that devices can access, PCI, DPDK's threads.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_int};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::EnvError;
@@ -157,7 +157,8 @@ fn with_ordinary_memory(options: &EnvOptions, mib: u32) -> Result<(), EnvError> 
         &prefix,
     ];
     let words = words.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
-    let mut pointers: Vec<*mut c_char> = words.iter().map(|word| word.as_ptr().cast_mut()).collect();
+    let mut pointers: Vec<*mut std::ffi::c_char> =
+        words.iter().map(|word| word.as_ptr().cast_mut()).collect();
     let count = c_int::try_from(pointers.len()).unwrap_or(c_int::MAX);
     // SAFETY: `count` pointers to texts that live until the call is over; DPDK reorders the pointers and copies the texts.
     let result = unsafe { sys::rte_eal_init(count, pointers.as_mut_ptr()) };
