@@ -301,17 +301,27 @@ fn cost_of(daemon: &Daemon, metrics: SocketAddr, window: Duration) -> (u64, Dura
 
 #[test]
 fn an_idle_daemon_sleeps_with_and_without_a_connection() {
+    sleeps_when_idle(Served::File);
+}
+
+#[test]
+fn an_idle_daemon_with_a_store_sleeps_and_tells_of_its_space() {
+    sleeps_when_idle(Served::Volume);
+}
+
+fn sleeps_when_idle(served: Served) {
     /// Timers, metrics and keep-alives of a second may wake a reactor a few times.
     const TURNS_PER_SECOND_MAX: u64 = 100;
     const WINDOW: Duration = Duration::from_secs(3);
     let folder = tempfile::tempdir_in(build_folder()).expect("folder");
     let file = folder.path().join("disk");
-    std::fs::File::create(&file)
-        .and_then(|file| file.set_len(BLOCKS * u64::from(BLOCK_BYTES)))
-        .expect("a file");
+    std::fs::File::create(&file).and_then(|file| file.set_len(served.file_bytes())).expect("a file");
     let (metrics, address) = (free_address(), free_address());
     let daemon = Daemon::start_in(folder, &["--metrics", &metrics.to_string()]);
-    serve(&daemon, &file, address, Served::File);
+    if served == Served::Volume {
+        make_volume(&daemon, &file);
+    }
+    serve(&daemon, &file, address, served);
     let place = place(address);
     let measure = |what: &str| {
         let (turns, cpu) = cost_of(&daemon, metrics, WINDOW);
@@ -326,4 +336,8 @@ fn an_idle_daemon_sleeps_with_and_without_a_connection() {
     measure("with a connection");
     let (_, status, _) = queue.command(&peer::read(2, 0, 1), PATIENCE);
     assert!(status.is_success(), "{status}");
+    let told = http_get(metrics, "/metrics");
+    let free = told.lines().find_map(|line| line.strip_prefix("pollux_store_free_bytes{store=\"store\"} "));
+    let free = free.map(|bytes| bytes.parse::<u64>().expect("a number"));
+    assert_eq!(free.is_some_and(|free| free > served.file_bytes() / 2), served == Served::Volume, "{free:?}");
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use reactors::mailbox::{Mailbox, MailboxSender, SendError};
 use reactors::reply::Replier;
@@ -17,8 +18,8 @@ use super::port::Port;
 use super::walks::{Copying, Walk, Walks};
 use crate::device::{Io, Op};
 use crate::store::{
-    BLOCK_BYTES, Command, Control, Event, Failure, Finished as Answer, Operation, Request, RequestId,
-    RequestOp, Store, VolumeId,
+    BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, Operation, Request,
+    RequestId, RequestOp, Store, VolumeId,
 };
 
 /// Which lane a tag of the machine belongs to, in its upper half: the owner's own.
@@ -32,8 +33,35 @@ const ROUNDS_MAX: usize = 8;
 /// Commands of unmaps that go on, per turn: a deallocated terabyte must not stop the reactor.
 const STEPS_MAX: usize = 16;
 
+/// Metadata requests with the device at a time: a checkpoint of thousands leaves buffers to hosts.
+const META_MAX: usize = 256;
+/// Buffers kept for metadata.
+const SPARE_BUFFERS: usize = 16;
+
 /// What a control call ends with.
 pub(super) type Answered = Result<Option<VolumeId>, Failure>;
+
+/// What the owner tells of a store's space, in blocks, for whoever looks.
+#[derive(Default)]
+pub(super) struct Gauges {
+    pub(super) total: AtomicU64,
+    pub(super) free: AtomicU64,
+    pub(super) freeing: AtomicU64,
+    pub(super) promised: AtomicU64,
+    pub(super) stopped: AtomicBool,
+}
+
+impl Gauges {
+    fn publish(&self, store: &Store) {
+        let Counters { total, free, freeing, promised, .. } = store.counters();
+        for (gauge, value) in
+            [(&self.total, total), (&self.free, free), (&self.freeing, freeing), (&self.promised, promised)]
+        {
+            gauge.store(value, Relaxed);
+        }
+        self.stopped.store(store.is_stopped(), Relaxed);
+    }
+}
 
 /// Another reactor.
 pub(super) struct ClientLink {
@@ -67,13 +95,16 @@ pub(super) struct Engine {
     waiting: VecDeque<(u32, u32, Order)>,
     metas: Vec<Option<Meta>>,
     free_metas: Vec<u32>,
-    /// Metadata requests for which there was no buffer.
+    /// Buffers for metadata that hosts cannot take: their writes end with a commit, which needs one.
+    spare: Vec<IoBuf>,
+    /// Metadata requests for which there was no buffer, or that were too many.
     starved: VecDeque<Request>,
     controls: Vec<Option<Replier<Answered>>>,
     /// Who waits for the store to be closed.
     closing: Option<Replier<()>>,
     pub(super) pool: DmaPool,
     pub(super) walks: Walks,
+    gauges: Arc<Gauges>,
     /// Whether a write can be asked to go through the device's cache.
     fua: bool,
     /// The machine has something new to look at.
@@ -89,18 +120,21 @@ impl Engine {
         mailbox: Mailbox<ToOwner>,
         pool: DmaPool,
         fua: bool,
+        gauges: Arc<Gauges>,
     ) -> Self {
         let walks = Walks::new(&mut lane);
         Self {
             store,
             lane,
             walks,
+            gauges,
             clients: Vec::new(),
             mailbox,
             unsent: VecDeque::new(),
             waiting: VecDeque::new(),
             metas: Vec::new(),
             free_metas: Vec::new(),
+            spare: (0..SPARE_BUFFERS).map_while(|_| pool.alloc_io(BLOCK_BYTES)).collect(),
             starved: VecDeque::new(),
             controls: Vec::new(),
             closing: None,
@@ -255,7 +289,7 @@ impl Engine {
 
     fn meta_finished(&mut self, index: u32, ok: bool, buffer: Option<IoBuf>) {
         let Some(Meta { request, kind }) = self.metas[index as usize].take() else { return };
-        match (kind, buffer) {
+        match (kind, &buffer) {
             (MetaKind::Read, Some(buffer)) if ok => {
                 let mut bytes = [0; BLOCK_BYTES];
                 buffer.copy_out(0, &mut bytes);
@@ -263,11 +297,13 @@ impl Engine {
             }
             (MetaKind::Through, _) if ok => {
                 self.metas[index as usize] = Some(Meta { request, kind: MetaKind::Plain });
+                self.keep_buffer(buffer);
                 return self.submit_meta(index, Op::Flush);
             }
             (MetaKind::Plain, _) if ok => self.answer(request, &Answer::Done),
             _ => self.answer(request, &Answer::Failed),
         }
+        self.keep_buffer(buffer);
         self.free_metas.push(index);
     }
 
@@ -277,27 +313,28 @@ impl Engine {
         }
     }
 
-    /// Starts a metadata request; it waits when there is no buffer for it.
-    fn start_meta(&mut self, request: Request) {
-        let Request { id, op } = request;
+    /// Starts a metadata request, unless too many are under way or there is no buffer for it.
+    fn start_meta(&mut self, Request { id, op }: Request) -> Result<(), Request> {
+        if self.metas.len() - self.free_metas.len() >= META_MAX {
+            return Err(Request { id, op });
+        }
         let (kind, op) = match op {
             RequestOp::Flush => (MetaKind::Plain, Op::Flush),
-            RequestOp::ReadMeta { block } => match self.pool.alloc_io(BLOCK_BYTES) {
+            RequestOp::ReadMeta { block } => match self.meta_buffer() {
                 Some(buffer) => (MetaKind::Read, Op::Read { lba: self.lane.lba(block), buffer }),
-                None => return self.starved.push_back(Request { id, op: RequestOp::ReadMeta { block } }),
+                None => return Err(Request { id, op: RequestOp::ReadMeta { block } }),
             },
-            RequestOp::WriteMeta { block, bytes, fua } => match self.pool.alloc_io(BLOCK_BYTES) {
+            RequestOp::WriteMeta { block, bytes, fua } => match self.meta_buffer() {
                 Some(mut buffer) => {
                     buffer.copy_in(0, &bytes[..]);
                     let kind = if fua && !self.fua { MetaKind::Through } else { MetaKind::Plain };
                     (kind, Op::Write { lba: self.lane.lba(block), buffer, fua: fua && self.fua })
                 }
-                None => {
-                    let op = RequestOp::WriteMeta { block, bytes, fua };
-                    return self.starved.push_back(Request { id, op });
-                }
+                None => return Err(Request { id, op: RequestOp::WriteMeta { block, bytes, fua } }),
             },
-            RequestOp::ReadData { .. } | RequestOp::ZeroData { .. } | RequestOp::WriteData { .. } => return,
+            RequestOp::ReadData { .. } | RequestOp::ZeroData { .. } | RequestOp::WriteData { .. } => {
+                unreachable!("data is moved by its lane")
+            }
         };
         let index = self.free_metas.pop().unwrap_or_else(|| {
             self.metas.push(None);
@@ -305,14 +342,27 @@ impl Engine {
         });
         self.metas[index as usize] = Some(Meta { request: id, kind });
         self.submit_meta(index, op);
+        Ok(())
+    }
+
+    fn meta_buffer(&mut self) -> Option<IoBuf> {
+        self.spare.pop().or_else(|| self.pool.alloc_io(BLOCK_BYTES))
+    }
+
+    /// A metadata request's buffer is free: kept while there are few.
+    fn keep_buffer(&mut self, buffer: Option<IoBuf>) {
+        if self.spare.len() < SPARE_BUFFERS {
+            self.spare.extend(buffer);
+        }
     }
 
     /// Carries out what the machine asks for. Whether there was anything.
     fn issue(&mut self) -> bool {
         let mut any = false;
-        for _ in 0..self.starved.len() {
-            if let Some(request) = self.starved.pop_front() {
-                self.start_meta(request);
+        while let Some(request) = self.starved.pop_front() {
+            if let Err(request) = self.start_meta(request) {
+                self.starved.push_front(request);
+                break;
             }
         }
         while let Some(request) = self.store.next_request() {
@@ -324,7 +374,9 @@ impl Engine {
                 }
                 RequestOp::ZeroData { tag, offset, blocks } => (tag, offset, blocks, Way::Zero),
                 RequestOp::ReadMeta { .. } | RequestOp::WriteMeta { .. } | RequestOp::Flush => {
-                    self.start_meta(request);
+                    if let Err(request) = self.start_meta(request) {
+                        self.starved.push_back(request);
+                    }
                     continue;
                 }
             };
@@ -415,6 +467,9 @@ impl Engine {
             self.issue();
             self.report();
             busy = true;
+        }
+        if busy {
+            self.gauges.publish(&self.store);
         }
         busy
     }

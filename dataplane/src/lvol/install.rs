@@ -9,7 +9,7 @@ use reactors::reply::{self, Reply};
 use reactors::{PollerId, ReactorContext, ReactorHandle};
 
 use super::client::Client;
-use super::engine::{Answered, ClientLink, Engine};
+use super::engine::{Answered, ClientLink, Engine, Gauges};
 use super::error::StoreError;
 use super::lane::{BASE_DEPTH, Lane, SLOTS};
 use super::media::shift;
@@ -35,11 +35,12 @@ impl Installed {
         name: &str,
         store: Store,
         device: &Arc<dyn Device>,
+        gauges: &Arc<Gauges>,
         reactors: &[ReactorHandle],
     ) -> Result<Self, StoreError> {
         let (owner, others) = reactors.split_first().ok_or(reactors::RunError::Stopped)?;
         let mut installed = Self { store: number, owner: owner.clone(), pollers: Vec::new() };
-        let outcome = installed.install(name, store, device, others);
+        let outcome = installed.install(name, (store, Arc::clone(gauges)), device, others);
         if let Err(error) = outcome {
             installed.remove();
             return Err(error);
@@ -50,7 +51,7 @@ impl Installed {
     fn install(
         &mut self,
         name: &str,
-        store: Store,
+        store: Watched,
         device: &Arc<dyn Device>,
         others: &[ReactorHandle],
     ) -> Result<(), StoreError> {
@@ -135,20 +136,23 @@ fn add_poller<P: Port + 'static>(
     context.add_poller(Box::new(poller)).map_err(|_| DeviceError::NotHere { name })
 }
 
+/// A store, and where its owner tells of its space.
+type Watched = (Store, Arc<Gauges>);
+
 type Owned = (PollerId, MailboxSender<ToOwner>);
 
 fn own(
     context: &mut ReactorContext<'_>,
     number: u64,
     name: String,
-    store: Store,
+    (store, gauges): Watched,
     device: &Arc<dyn Device>,
 ) -> Result<Owned, DeviceError> {
     let lane = lane(context, device)?;
     let (sender, mailbox) = context.local().mailbox(MAILBOX_CAPACITY);
     let fua = device.info().operations.contains(Operations::FUA);
     let pool = context.local().pool().clone();
-    let engine = Rc::new(RefCell::new(Engine::new(store, lane, mailbox, pool, fua)));
+    let engine = Rc::new(RefCell::new(Engine::new(store, lane, mailbox, pool, fua, gauges)));
     let poller = add_poller(context, &engine, name)?;
     put(number, AnyPort::Owner(engine));
     Ok((poller, sender))

@@ -31,7 +31,7 @@ mod tests;
 pub use error::StoreError;
 pub use inspect::{Dump, dump};
 pub use media::{DeviceMedia, MediaOpenError};
-pub use set::{CreateStore, OpenStore, StoreSet, StoreSummary, Volume};
+pub use set::{CreateStore, OpenStore, StoreSet, StoreSpace, StoreSummary, Volume};
 pub use signature::{Content, content};
 pub use volume::VolumeDevice;
 pub use walks::{Differences, RANGES_MAX, VolumeUsage};

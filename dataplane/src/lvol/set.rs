@@ -8,6 +8,7 @@ use reactors::ReactorHandle;
 use reactors::reply::{self, Replier};
 use uuid::Uuid;
 
+use super::engine::Gauges;
 use super::error::StoreError;
 use super::install::Installed;
 use super::media::DeviceMedia;
@@ -84,10 +85,26 @@ impl Volume {
     }
 }
 
+/// Space of a store, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct StoreSpace {
+    /// For data and map.
+    pub total: u64,
+    /// Free now.
+    pub free: u64,
+    /// Free once what is under way is done, and a checkpoint is written.
+    pub freeing: u64,
+    /// Of the free space, promised to reserved volumes.
+    pub promised: u64,
+    /// Whether metadata could not be written, so that the store only reads until it is opened again.
+    pub stopped: bool,
+}
+
 /// An open store.
 pub struct OpenStore {
     flags: Arc<StoreFlags>,
     uuid: Uuid,
+    gauges: Arc<Gauges>,
     name: Mutex<String>,
     base: Arc<dyn Device>,
     /// Given back when it is closed.
@@ -175,6 +192,19 @@ impl OpenStore {
         let write_through = self.is_write_through();
         let (name, device) = (self.name(), self.device());
         Ok(StoreSummary { name, uuid: self.uuid, device, counters, stopped, write_through })
+    }
+
+    /// Its space as its owner told last, without asking: for metrics.
+    pub fn space(&self) -> StoreSpace {
+        let bytes = |blocks: &AtomicU64| blocks.load(Relaxed) * BLOCK_BYTES as u64;
+        let Gauges { total, free, freeing, promised, stopped } = &*self.gauges;
+        StoreSpace {
+            total: bytes(total),
+            free: bytes(free),
+            freeing: bytes(freeing),
+            promised: bytes(promised),
+            stopped: stopped.load(Relaxed),
+        }
     }
 
     fn volume(&self, id: VolumeId) -> Result<Volume, StoreError> {
@@ -347,10 +377,12 @@ impl StoreSet {
         let number = self.opened.fetch_add(1, Relaxed);
         let reactors = self.reactors_for(number);
         let infos: Vec<VolumeInfo> = store.volumes().collect();
-        let installed = Installed::new(number, &name, store, claim.device(), &reactors)?;
+        let gauges = Arc::<Gauges>::default();
+        let installed = Installed::new(number, &name, store, claim.device(), &gauges, &reactors)?;
         let open = Arc::new(OpenStore {
             flags: Arc::new(StoreFlags { number, write_through: AtomicBool::new(false) }),
             uuid,
+            gauges,
             name: Mutex::new(name),
             base: Arc::clone(claim.device()),
             claim: Mutex::new(Some(claim)),

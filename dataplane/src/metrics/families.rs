@@ -4,6 +4,7 @@ use reactors::ReactorSnapshot;
 use transport::tcp::target::ReactorTraffic;
 
 use crate::device::{DeviceCounters, OpCounters, OpKind};
+use crate::lvol::StoreSpace;
 use crate::target::{LatencyHistogram, NamespaceStats, TargetStats};
 
 /// What is read at one scrape.
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub target: TargetStats,
     /// Each device's name and counters.
     pub devices: Vec<(String, DeviceCounters)>,
+    /// Each store's name and space.
+    pub stores: Vec<(String, StoreSpace)>,
     /// Each subsystem's NQN and the number of its controllers.
     pub controllers: Vec<(String, u64)>,
 }
@@ -92,6 +95,7 @@ const CORE: &[&str] = &["core"];
 const NAMESPACE: &[&str] = &["subsystem", "nsid", "device"];
 const NAMESPACE_OPERATION: &[&str] = &["subsystem", "nsid", "device", "operation"];
 const DEVICE_OPERATION: &[&str] = &["device", "operation"];
+const STORE: &[&str] = &["store"];
 
 macro_rules! family {
     ($name:literal, $shape:ident, $unit:ident, $labels:expr, $help:literal, $read:expr) => {
@@ -140,6 +144,11 @@ pub(super) const FAMILIES: &[Family] = &[
     family!("pollux_device_errors", Counter, Count, DEVICE_OPERATION, "Operations that failed", |s, out| operations(s, out, |c| Reading::Number(c.errors))),
     family!("pollux_device_time", Counter, Seconds, DEVICE_OPERATION, "Sum of the time of all operations in the device; none for those that finish at once", |s, out| operations(s, out, |c| seconds(c.latency_ns_total))),
     family!("pollux_device_time_max", Gauge, Seconds, DEVICE_OPERATION, "The longest time of an operation in the device", |s, out| operations(s, out, |c| seconds(c.latency_ns_max))),
+    family!("pollux_store_size", Gauge, Bytes, STORE, "Space for data and map", |s, out| spaces(s, out, |space| space.total)),
+    family!("pollux_store_free", Gauge, Bytes, STORE, "Space that is free", |s, out| spaces(s, out, |space| space.free)),
+    family!("pollux_store_freeing", Gauge, Bytes, STORE, "Space that is free once what is under way is on the media", |s, out| spaces(s, out, |space| space.freeing)),
+    family!("pollux_store_promised", Gauge, Bytes, STORE, "Free space that is promised to reserved volumes", |s, out| spaces(s, out, |space| space.promised)),
+    family!("pollux_store_stopped", Gauge, Count, STORE, "1 when an error of its device has stopped the store's writes until it is opened again", |s, out| spaces(s, out, |space| u64::from(space.stopped))),
 ];
 
 type Out = Vec<(Labels, Reading)>;
@@ -292,6 +301,12 @@ fn operations(snapshot: &Snapshot, out: &mut Out, field: fn(&OpCounters) -> Read
     }
 }
 
+fn spaces(snapshot: &Snapshot, out: &mut Out, field: fn(&StoreSpace) -> u64) {
+    out.extend(
+        snapshot.stores.iter().map(|(name, space)| (vec![name.clone()], Reading::Number(field(space)))),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,6 +325,7 @@ mod tests {
         let snapshot = Snapshot {
             reactors: vec![(0, ReactorSnapshot::default())],
             devices: vec![("d".to_owned(), DeviceCounters::default())],
+            stores: vec![("s".to_owned(), StoreSpace::default())],
             controllers: vec![("nqn".to_owned(), 1)],
             ..Snapshot::default()
         };

@@ -67,6 +67,7 @@ impl Source for Control {
                 .iter()
                 .map(|listed| (listed.device.info().name.to_string(), listed.device.counters()))
                 .collect(),
+            stores: self.stores.list().iter().map(|store| (store.name(), store.space())).collect(),
             controllers: nqns
                 .filter_map(|nqn| {
                     let count = target.controllers(&nqn).ok()?.len();

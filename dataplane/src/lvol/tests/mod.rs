@@ -516,3 +516,18 @@ fn a_volume_shrinks_over_data_only_by_force() {
     assert_eq!(rig.stores.resize_volume("s/v", 500, true).unwrap().blocks, 500);
     assert_eq!(Rig::run(&one, "s/v", Ask::Read { at: 500, blocks: 1 }).0, Status::LBA_OUT_OF_RANGE.dnr());
 }
+
+#[test]
+fn hosts_that_have_all_buffers_do_not_keep_their_writes_from_becoming_durable() {
+    let rig = Rig::with_buffers(20);
+    rig.memory("base", BlockSize::B4096, 64 * MIB);
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", 4096, None, Settings::default()).unwrap();
+    let [one, _] = rig.hosts();
+    rig.open(&one, "s/v");
+    for round in 0..50 {
+        let write = |at| Ask::Write { at: round * 64 + at, bytes: stamped(at, 1), fua: true };
+        let writes: Vec<_> = (0..4).map(|at| Rig::start(&one, "s/v", write(at))).collect();
+        writes.into_iter().for_each(|write| assert_eq!(write.wait().unwrap().0, SUCCESS));
+    }
+}

@@ -99,7 +99,12 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        let buffers = PoolConfig { small_slots: 512, large_slots: 64, prefault: false };
+        Self::with_buffers(512)
+    }
+
+    /// With so many buffers of 4 KiB on each reactor.
+    pub(super) fn with_buffers(small_slots: u32) -> Self {
+        let buffers = PoolConfig { small_slots, large_slots: 64, prefault: false };
         let cores = CoreSet::available().into_vec().into_iter().take(2).collect();
         let config =
             ReactorsConfig { cores, mode: IdleMode::Interrupt, buffers, ..ReactorsConfig::default() };
