@@ -7,11 +7,17 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use fabrics::rdma::{DEPTH_MAX, RequestLimits};
 use fabrics::tcp::target::TargetParams;
 use reactors::{ReactorContext, ReactorHandle, RunError};
+use transport::rdma::VerbsError;
+use transport::rdma::target::{
+    RdmaAcceptor, RdmaConfig, RdmaListenError, RdmaReactorTraffic, RdmaTarget, RdmaTargetPoller,
+};
 use transport::tcp::target::{Acceptor, ListenError, ReactorTraffic, TcpTarget, TcpTargetPoller};
 use transport::{ListenerId, TransportId, TransportKind};
 
+use crate::target::limits::IO_QUEUES_MAX;
 use crate::target::{
     BoundListener, ControlError, Listeners, ReactorTarget, Target, TargetPoller, TransportOptions,
 };
@@ -19,8 +25,11 @@ use crate::target::{
 /// Connections of the TCP transport: each costs some kilobytes here and its socket buffers in the kernel.
 pub const CONNECTIONS_MAX: u32 = 8192;
 
-/// The only transport there is.
+/// Connections of the RDMA transport: each pins about a megabyte for the capsules of a queue of 128.
+const RDMA_CONNECTIONS_MAX: u32 = 1024;
+
 const TCP: TransportId = TransportId(0);
+const RDMA: TransportId = TransportId(1);
 
 /// Why the parts do not come together.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +54,9 @@ pub enum AssemblyError {
     /// Out of descriptors.
     #[error("{0}")]
     System(#[from] std::io::Error),
+    /// The machine has no RDMA: no rdma-core, no connection manager in the kernel.
+    #[error("RDMA is not available: {0}")]
+    NoRdma(#[from] VerbsError),
 }
 
 impl From<ControlError> for AssemblyError {
@@ -58,6 +70,7 @@ pub struct Assembly {
     reactors: Vec<ReactorHandle>,
     target: Arc<Target>,
     tcp: OnceLock<Arc<TcpTarget>>,
+    rdma: OnceLock<Arc<RdmaTarget>>,
 }
 
 impl Assembly {
@@ -70,7 +83,7 @@ impl Assembly {
             let target = Arc::clone(&target);
             on_reactor(reactor, move |context| attach(context, &target))?;
         }
-        Ok(Self { reactors, target, tcp: OnceLock::new() })
+        Ok(Self { reactors, target, tcp: OnceLock::new(), rdma: OnceLock::new() })
     }
 
     /// The reactors, in order.
@@ -107,6 +120,36 @@ impl Assembly {
         // The target refuses a second transport of a kind, so nobody was here before.
         let _ = self.tcp.set(tcp);
         Ok(())
+    }
+
+    /// Creates the RDMA transport. Blocks until every reactor drives it: never call it on one.
+    ///
+    /// # Errors
+    /// When the machine has no RDMA, the transport exists, an option is out of range, or a reactor cannot drive it.
+    pub fn create_rdma(&self, options: TransportOptions) -> Result<(), AssemblyError> {
+        let rdma = RdmaTarget::new(RDMA, rdma_config(&options))?;
+        let listeners = Arc::new(RdmaListeners(Arc::clone(&rdma)));
+        self.target.create_transport(TransportKind::Rdma, options, listeners)?;
+        for reactor in &self.reactors {
+            let rdma = Arc::clone(&rdma);
+            on_reactor(reactor, move |context| drive_rdma(context, &rdma))?;
+        }
+        if let Some(first) = self.reactors.first() {
+            let rdma = Arc::clone(&rdma);
+            on_reactor(first, move |context| {
+                let acceptor = Box::new(RdmaAcceptor::new(&rdma));
+                context.add_poller(acceptor).map(drop).map_err(std::io::Error::other)
+            })?;
+        }
+        // The target refuses a second transport of a kind, so nobody was here before.
+        let _ = self.rdma.set(rdma);
+        Ok(())
+    }
+
+    /// What each reactor's RDMA driver did; empty without the transport.
+    #[must_use]
+    pub fn rdma_traffic(&self) -> Vec<RdmaReactorTraffic> {
+        self.rdma.get().map(|rdma| rdma.reactor_stats()).unwrap_or_default()
     }
 
     /// What each reactor's TCP driver did; empty without the transport.
@@ -148,6 +191,31 @@ fn drive(context: &mut ReactorContext<'_>, tcp: &Arc<TcpTarget>) -> std::io::Res
     context.add_poller(Box::new(poller)).map(drop).map_err(std::io::Error::other)
 }
 
+fn drive_rdma(context: &mut ReactorContext<'_>, rdma: &Arc<RdmaTarget>) -> std::io::Result<()> {
+    let Some(service) = context.local().get::<RefCell<ReactorTarget>>() else {
+        return Err(std::io::Error::other("the reactor has no target"));
+    };
+    let poller = RdmaTargetPoller::new(rdma, context.local(), service)?;
+    context.add_poller(Box::new(poller)).map(drop).map_err(std::io::Error::other)
+}
+
+fn rdma_config(options: &TransportOptions) -> RdmaConfig {
+    let entries = |max: u32| u16::try_from(max).unwrap_or(u16::MAX).min(DEPTH_MAX);
+    RdmaConfig {
+        connections_max: RDMA_CONNECTIONS_MAX,
+        params: fabrics::rdma::target::TargetParams {
+            in_capsule_data_size: options.in_capsule_data_bytes,
+            max_io_size: options.io_bytes_max,
+            ..fabrics::rdma::target::TargetParams::default()
+        },
+        limits: RequestLimits {
+            admin_entries_max: entries(options.admin_queue_depth_max),
+            io_entries_max: entries(options.queue_depth_max),
+            qid_max: options.io_queues_per_controller_max.min(IO_QUEUES_MAX),
+        },
+    }
+}
+
 fn params(options: &TransportOptions) -> TargetParams {
     TargetParams {
         in_capsule_data_size: options.in_capsule_data_bytes,
@@ -167,6 +235,23 @@ impl Listeners for TcpListeners {
             Ok((id, address)) => Ok(BoundListener { id, address }),
             Err(ListenError::System { source, .. }) => Err(source),
             Err(error @ ListenError::Draining) => Err(std::io::Error::other(error)),
+        }
+    }
+
+    fn close(&self, listener: ListenerId) {
+        self.0.unlisten(listener, false);
+    }
+}
+
+/// Opens and closes the addresses of the RDMA transport.
+struct RdmaListeners(Arc<RdmaTarget>);
+
+impl Listeners for RdmaListeners {
+    fn open(&self, address: SocketAddr) -> std::io::Result<BoundListener> {
+        match self.0.listen(address) {
+            Ok((id, address)) => Ok(BoundListener { id, address }),
+            Err(RdmaListenError::System { source, .. }) => Err(source.source),
+            Err(error @ RdmaListenError::Draining) => Err(std::io::Error::other(error)),
         }
     }
 

@@ -56,10 +56,11 @@ crate::described_words! {
 }
 
 /// Parts of the program that can be logged in full on their own: flag and module.
-const FLAGS: [(&str, &str); 6] = [
+const FLAGS: [(&str, &str); 7] = [
     ("bdev", "dataplane::device"),
     ("nvmf", "dataplane::target"),
     ("nvmf_tcp", "transport::tcp"),
+    ("nvmf_rdma", "transport::rdma"),
     ("fabrics", "fabrics"),
     ("reactor", "reactors"),
     ("rpc", "dataplane::rpc"),

@@ -2,6 +2,8 @@
 
 use fabrics::IoBuffer;
 use nvme::nvm::Range;
+use reactors::IoBuf;
+use transport::HostBuffer;
 
 use crate::abi::memory::Region;
 
@@ -44,5 +46,12 @@ impl IoBuffer for Buffer {
             Self::Owned(owned) => owned,
         };
         &whole[offset..]
+    }
+}
+
+/// fio owns the memory of its jobs, which no pool knows.
+impl HostBuffer for Buffer {
+    fn pooled(&self) -> Option<&IoBuf> {
+        None
     }
 }

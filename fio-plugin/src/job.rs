@@ -128,14 +128,17 @@ impl<T: Copy> Job<T> {
     /// # Errors
     /// [`JobError`] with what failed.
     pub fn connect(options: &JobOptions, iodepth: u32, nsids: &[Nsid]) -> Result<Self, JobError> {
-        let mut session = Session::connect(options, options.queues, options.depth(iodepth))?;
-        let mut namespaces = Vec::new();
-        for nsid in nsids {
-            namespaces.push(session.namespace(*nsid)?);
-        }
+        let (asked, nsids, depth) = (options.clone(), nsids.to_vec(), options.depth(iodepth));
+        let open = move || {
+            let mut session = Session::connect(&asked, asked.queues, depth)?;
+            let namespaces: Vec<Namespace> =
+                nsids.iter().map(|nsid| session.namespace(*nsid)).collect::<Result<_, SessionError>>()?;
+            let (host, io_queues) = session.into_parts()?;
+            Ok::<_, SessionError>((host, (io_queues, namespaces)))
+        };
+        let (keeper, (io_queues, namespaces)) = Keeper::open(open).map_err(JobError::Thread)??;
         let queues =
-            (1..=options.queues).map(|id| session.io_queue(QueueId(id))).collect::<Result<_, _>>()?;
-        let keeper = Keeper::new(session.into_host()).map_err(JobError::Thread)?;
+            (1..=options.queues).map(|id| io_queues.connect(QueueId(id))).collect::<Result<_, _>>()?;
         let slots = iodepth.max(1) as usize;
         Ok(Self {
             queues,

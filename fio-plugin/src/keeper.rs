@@ -2,11 +2,11 @@
 //! time-out, and nobody calls the engine then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use transport::tcp::host::Blocking;
+use transport::host::Blocking;
 
 /// Time between two looks at the admin queue: what a tool whose work is elsewhere is asked for.
 const TURN: Duration = Duration::from_millis(100);
@@ -24,14 +24,33 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Takes the controller over.
+    /// Has `open` connect a controller, on the thread that keeps it from then on: a connection stays where it was made.
+    /// Beside the keeper comes what `open` wants to be known.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn new(mut host: Blocking) -> std::io::Result<Self> {
+    /// When the system gives no thread; inside, what `open` failed with.
+    pub fn open<T, E>(
+        open: impl FnOnce() -> Result<(Blocking, T), E> + Send + 'static,
+    ) -> std::io::Result<Result<(Self, T), E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
+        let (answer, opened) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("pollux-admin".to_owned()).spawn(move || {
+            let mut host = match open() {
+                Ok((host, known)) => {
+                    // The caller waits for it.
+                    let _ = answer.send(Ok(known));
+                    host
+                }
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                    return;
+                }
+            };
             while !theirs.stop.load(Ordering::Acquire) {
                 if let Err(error) = host.turn() {
                     let _ = theirs.lost.set(error.to_string());
@@ -41,7 +60,9 @@ impl Keeper {
                 thread::park_timeout(TURN);
             }
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        let keeper = Self { shared, thread: Some(thread) };
+        let opened = opened.recv().map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
+        Ok(opened.map(|known| (keeper, known)))
     }
 
     /// Why the controller is lost, once it is.

@@ -2,12 +2,13 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use fabrics::host::Controller;
 use nvme::admin::Identify;
 use nvme::discovery::{DiscoveryEntry, SubsystemType, TransportType};
 use nvme::identify::{IdentifyNamespace, cns};
 use nvme::zerocopy::FromBytes;
 use nvme::{Nqn, Nsid, QueueId};
-use transport::tcp::host::{Blocking, HostConfig, HostError, HostQueue};
+use transport::host::{Blocking, HostConfig, HostError, HostQueue, connect_queue};
 
 use crate::buffer::Buffer;
 use crate::command::Namespace;
@@ -119,19 +120,36 @@ impl Session {
         Ok(Namespace { nsid, block_bytes, blocks, transfer_bytes_max })
     }
 
-    /// Connects I/O queue `id`, from 1.
+    /// The controller, for whoever keeps it alive, and what its I/O queues are connected with.
+    ///
+    /// # Errors
+    /// When the controller is lost already.
+    pub fn into_parts(self) -> Result<(Blocking, IoQueues), SessionError> {
+        let config = self.host.config().clone();
+        let Some(controller) = self.host.controller().cloned() else {
+            let error = HostError::Closed;
+            let subnqn = Box::new(config.bringup.subnqn);
+            return Err(SessionError::Connect { subnqn, remote: config.remote, error });
+        };
+        Ok((self.host, IoQueues { config, controller }))
+    }
+}
+
+/// Connects the I/O queues of a controller that somebody else keeps alive.
+pub struct IoQueues {
+    config: HostConfig,
+    controller: Controller,
+}
+
+impl IoQueues {
+    /// Connects I/O queue `id`, from 1, on the thread that will use it.
     ///
     /// # Errors
     /// When it cannot be had.
-    pub fn io_queue(&mut self, id: QueueId) -> Result<HostQueue<Buffer>, SessionError> {
+    pub fn connect(&self, id: QueueId) -> Result<HostQueue<Buffer>, SessionError> {
         let buffer = |bytes: &[u8]| Some(Buffer::Owned(bytes.to_vec()));
-        self.host.io_queue(id, buffer).map_err(|error| SessionError::Queue { id, error })
-    }
-
-    /// The controller, for whoever keeps it alive.
-    #[must_use]
-    pub fn into_host(self) -> Blocking {
-        self.host
+        connect_queue(&self.config, &self.controller, id, buffer)
+            .map_err(|error| SessionError::Queue { id, error })
     }
 }
 

@@ -159,3 +159,46 @@ no_io_errors() {
         fail "the guest's kernel saw errors"
     fi
 }
+
+# --- soft-RDMA, and a target inside the guest
+
+RDMA_PORT=4421
+INSIDE_SOCKET=/run/pollux.sock
+
+# rdma_device siw|rxe [CARD]: makes a device of that kind on a card (default 0); prints the address it is reached at. Both
+# ends are in the guest, on one device.
+rdma_device() { rdma link add "$1${2:-0}" type "$1" netdev "vec${2:-0}" && echo "10.77.${2:-0}.2"; }
+
+# Starts a target in the guest; it sleeps when idle at once, because there is one processor for both ends.
+inside_start() {
+    printf '[reactors]\nmode = "interrupt"\n[buffers]\nsmall = 1024\nlarge = 128\n' >/tmp/pollux.toml
+    # A killed target leaves its socket.
+    rm -f "$INSIDE_SOCKET"
+    trap 'tail -n 15 /tmp/target.log' EXIT
+    POLLUX_LOG=debug /share/bin/pollux-dataplane --config /tmp/pollux.toml --rpc-socket "$INSIDE_SOCKET" >>/tmp/target.log 2>&1 &
+    INSIDE_PID=$!
+    eventually 20 inside_rpc rpc_get_methods || { cat /tmp/target.log && fail "the target in the guest did not start"; }
+}
+inside_rpc() { /share/bin/pollux rpc --socket "$INSIDE_SOCKET" "$@"; }
+# inside_listen rdma|tcp ADDRESS PORT
+inside_listen() {
+    inside_rpc nvmf_subsystem_add_listener "{\"nqn\":\"$NQN\",\"listen_address\":{\"trtype\":\"$1\",\"adrfam\":\"IPv4\",\
+\"traddr\":\"$2\",\"trsvcid\":\"$3\"}}"
+}
+# inside_subsystem FILE_OR_MIB: transport RDMA and one subsystem, NQN, with a device as namespace 1: memory, or a file.
+inside_subsystem() {
+    inside_rpc nvmf_create_transport '{"trtype":"RDMA","max_io_size":1048576}'
+    case $1 in
+        /*) inside_rpc bdev_uring_create "{\"name\":\"d0\",\"filename\":\"$1\",\"block_size\":4096}" ;;
+        *) inside_rpc bdev_malloc_create "{\"name\":\"d0\",\"num_blocks\":$(($1 * 256)),\"block_size\":4096}" ;;
+    esac
+    inside_rpc nvmf_create_subsystem "{\"nqn\":\"$NQN\",\"serial_number\":\"LAB0001\",\"allow_any_host\":true,\
+\"ana_reporting\":true}"
+    inside_rpc nvmf_subsystem_add_ns "{\"nqn\":\"$NQN\",\"namespace\":{\"bdev_name\":\"d0\",\"nsid\":1,\"uuid\":\"$FIRST_UUID\"}}"
+}
+# connect_rdma ADDRESS [NVME_CONNECT_ARGUMENT…]
+connect_rdma() {
+    local address=$1
+    shift
+    nvme connect -t rdma -a "$address" -s "$RDMA_PORT" -n "$NQN" --nr-io-queues=2 "$@"
+}

@@ -25,6 +25,25 @@ impl IoBuffer for Data {
     }
 }
 
+/// A buffer that a host's queue can move over any transport.
+pub trait HostBuffer: IoBuffer {
+    /// The buffer itself when it lies in a reactor's pool: RDMA then moves its bytes without a copy. Others are copied.
+    fn pooled(&self) -> Option<&IoBuf>;
+}
+
+impl HostBuffer for Data {
+    #[inline]
+    fn pooled(&self) -> Option<&IoBuf> {
+        Some(&self.0)
+    }
+}
+
+impl HostBuffer for Vec<u8> {
+    fn pooled(&self) -> Option<&IoBuf> {
+        None
+    }
+}
+
 impl From<IoBuf> for Data {
     #[inline]
     fn from(buffer: IoBuf) -> Self {

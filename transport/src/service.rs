@@ -15,7 +15,7 @@ use fabrics::{CommandId, Completion, Execution, Now};
 use nvme::Sqe;
 use reactors::IoBuf;
 
-/// A transport instance of the process, as created by `nvmf_create_transport`: TCP, later RDMA.
+/// A transport instance of the process, as created by `nvmf_create_transport`: TCP or RDMA.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TransportId(pub u16);
 
@@ -51,6 +51,8 @@ impl fmt::Display for ConnId {
 pub enum TransportKind {
     /// NVMe/TCP.
     Tcp,
+    /// NVMe/RDMA.
+    Rdma,
 }
 
 impl TransportKind {
@@ -60,6 +62,8 @@ impl TransportKind {
     pub const fn takes_lent(self) -> bool {
         match self {
             Self::Tcp => true,
+            // The device takes the bytes later, from registered memory only.
+            Self::Rdma => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every metric: its name, shape, unit and labels, and how a scrape reads it.
 
 use reactors::ReactorSnapshot;
+use transport::rdma::target::RdmaReactorTraffic;
 use transport::tcp::target::ReactorTraffic;
 
 use crate::device::{DeviceCounters, OpCounters, OpKind};
@@ -14,6 +15,8 @@ pub struct Snapshot {
     pub reactors: Vec<(u16, ReactorSnapshot)>,
     /// What each reactor's TCP driver did, in the order of `reactors`; empty without the transport.
     pub traffic: Vec<ReactorTraffic>,
+    /// What each reactor's RDMA driver did, in the order of `reactors`; empty without the transport.
+    pub rdma_traffic: Vec<RdmaReactorTraffic>,
     /// What the target did. Reactors are those of `reactors`, by index.
     pub target: TargetStats,
     /// Each device's name and counters.
@@ -134,6 +137,16 @@ pub(super) const FAMILIES: &[Family] = &[
     family!("pollux_tcp_send_calls", Counter, Count, CORE, "System calls that sent", |s, out| tcp(s, out, |t| t.traffic.send_calls)),
     family!("pollux_tcp_commands", Counter, Count, CORE, "Commands that arrived over TCP", |s, out| tcp(s, out, |t| t.traffic.commands)),
     family!("pollux_tcp_blocked", Counter, Count, CORE, "Times a connection was not read because no slot or buffer was free, or its host did not read", |s, out| tcp(s, out, |t| t.traffic.blocked)),
+    family!("pollux_rdma_connections", Gauge, Count, CORE, "RDMA connections now", |s, out| rdma(s, out, |t| t.accepted.saturating_sub(t.closed))),
+    family!("pollux_rdma_accepted", Counter, Count, CORE, "RDMA connections ever accepted", |s, out| rdma(s, out, |t| t.accepted)),
+    family!("pollux_rdma_received", Counter, Bytes, CORE, "Read from hosts' memory and received in capsules", |s, out| rdma(s, out, |t| t.traffic.bytes_received)),
+    family!("pollux_rdma_sent", Counter, Bytes, CORE, "Written into hosts' memory", |s, out| rdma(s, out, |t| t.traffic.bytes_sent)),
+    family!("pollux_rdma_commands", Counter, Count, CORE, "Commands that arrived over RDMA", |s, out| rdma(s, out, |t| t.traffic.commands)),
+    family!("pollux_rdma_in_capsule", Counter, Count, CORE, "Commands that arrived over RDMA with their data", |s, out| rdma(s, out, |t| t.traffic.in_capsule)),
+    family!("pollux_rdma_reads", Counter, Count, CORE, "Commands whose data was read from a host's memory", |s, out| rdma(s, out, |t| t.traffic.reads)),
+    family!("pollux_rdma_writes", Counter, Count, CORE, "Commands whose data was written into a host's memory", |s, out| rdma(s, out, |t| t.traffic.writes)),
+    family!("pollux_rdma_blocked", Counter, Count, CORE, "Times a command capsule waited for a slot or a buffer", |s, out| rdma(s, out, |t| t.traffic.blocked)),
+    family!("pollux_rdma_held", Counter, Count, CORE, "Responses that waited for the host to have room for them", |s, out| rdma(s, out, |t| t.traffic.held)),
     family!("pollux_controllers", Gauge, Count, &["subsystem"], "Controllers of a subsystem now", controllers),
     family!("pollux_namespace_commands", Counter, Count, NAMESPACE_OPERATION, "Commands completed: `read`, `write`, `flush`, `other`", namespace_commands),
     family!("pollux_namespace_transferred", Counter, Bytes, NAMESPACE_OPERATION, "Data of completed commands: `read`, `write`", namespace_bytes),
@@ -168,6 +181,12 @@ fn counts(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorSnapshot) -> u64
 
 fn tcp(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorTraffic) -> u64) {
     for (index, traffic) in snapshot.traffic.iter().enumerate() {
+        out.push((vec![core(snapshot, index)], Reading::Number(field(traffic))));
+    }
+}
+
+fn rdma(snapshot: &Snapshot, out: &mut Out, field: fn(&RdmaReactorTraffic) -> u64) {
+    for (index, traffic) in snapshot.rdma_traffic.iter().enumerate() {
         out.push((vec![core(snapshot, index)], Reading::Number(field(traffic))));
     }
 }

@@ -60,6 +60,7 @@ impl Source for Control {
         Snapshot {
             reactors: reactors.map(|r| (r.core().map_or(0, |core| core.0), r.metrics())).collect(),
             traffic: self.assembly.tcp_traffic(),
+            rdma_traffic: self.assembly.rdma_traffic(),
             target: target.stats(),
             devices: self
                 .devices

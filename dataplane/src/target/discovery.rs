@@ -1,6 +1,8 @@
 //! The Discovery log page (base 2.1 §5.1.12.3.1): what one host may connect to, and where.
 
-use nvme::discovery::{DiscoveryEntry, DiscoveryHeader, SubsystemType, TcpSecurity, eflags, lsp, treq};
+use nvme::discovery::{
+    DiscoveryEntry, DiscoveryHeader, RdmaProvider, SubsystemType, TcpSecurity, eflags, lsp, treq,
+};
 use nvme::zerocopy::IntoBytes;
 use nvme::{Nqn, U16, U32, U64};
 use transport::TransportKind;
@@ -58,6 +60,7 @@ fn admin_queue_entries(view: &TargetView, transport: TransportKind) -> u16 {
 fn entry(subtype: SubsystemType, nqn: &Nqn, address: ListenAddress, port: u16, asqsz: u16) -> DiscoveryEntry {
     let mut entry = match address.transport {
         TransportKind::Tcp => DiscoveryEntry::tcp(subtype, nqn, address.socket, TcpSecurity::NONE),
+        TransportKind::Rdma => DiscoveryEntry::rdma(subtype, nqn, address.socket, RdmaProvider::NONE),
     };
     entry.treq = treq::SECURE_CHANNEL_NOT_REQUIRED | treq::SQ_FLOW_CONTROL_DISABLE;
     entry.portid = U16::new(port);

@@ -322,6 +322,8 @@ pub struct QueueInfo {
     pub reactor: usize,
     /// Entries of the submission queue.
     pub depth: u16,
+    /// What carries it.
+    pub transport: TransportKind,
     /// Our address.
     pub local: SocketAddr,
     /// The host's address.

@@ -250,6 +250,7 @@ impl Controller {
             host: self.host.nqn,
             reactor: queue.home.reactor,
             depth: queue.depth,
+            transport: self.address.transport,
             local: queue.home.local,
             remote: queue.home.remote,
         };

@@ -9,7 +9,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::pool::{DmaBuf, Inner, LARGE_SLOT_SIZE, SMALL_SLOT_SIZE};
+use super::pool::{DmaBuf, DmaPool, Inner, LARGE_SLOT_SIZE, SMALL_SLOT_SIZE};
 use super::region::Lent;
 
 /// Slots one I/O may take.
@@ -78,6 +78,15 @@ impl IoBuf {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The pool it came from; `None` for a lent one.
+    #[must_use]
+    pub fn pool(&self) -> Option<DmaPool> {
+        match &self.memory {
+            Memory::Slots { pool, .. } => Some(DmaPool::of(pool)),
+            Memory::Lent(_) => None,
+        }
     }
 
     /// How many contiguous parts it consists of.

@@ -210,6 +210,11 @@ impl DmaPool {
         Ok(Self { inner: Rc::new(inner) })
     }
 
+    /// A further handle to the pool of a buffer.
+    pub(super) fn of(inner: &Rc<Inner>) -> Self {
+        Self { inner: Rc::clone(inner) }
+    }
+
     /// A buffer of `len` bytes in one slot, 4 KiB-aligned; a small slot when it fits, else a large one.
     ///
     /// `None` when no slot of that class is free, or `len` is above [`LARGE_SLOT_SIZE`]. Its bytes are whatever the last

@@ -1,6 +1,8 @@
 //! NVMe/TCP over the kernel's sockets, driven by readiness.
 
-pub mod host;
-mod ready;
+mod queue;
 mod socket;
 pub mod target;
+
+pub use crate::host;
+pub(crate) use queue::TcpQueue;

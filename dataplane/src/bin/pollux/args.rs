@@ -102,12 +102,15 @@ pub(crate) struct UnbindArgs {
 pub(crate) enum TransportType {
     /// NVMe/TCP
     Tcp,
+    /// NVMe/RDMA: InfiniBand, RoCE, iWARP
+    Rdma,
 }
 
 impl TransportType {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
         }
     }
 }
@@ -121,7 +124,7 @@ pub(crate) struct ConnectArgs {
     /// Transport address: an IPv4 or IPv6 address or a host name
     #[arg(short = 'a', long, value_name = "ADDRESS")]
     pub(crate) traddr: String,
-    /// Transport service: the TCP port
+    /// Transport service: the port
     #[arg(short = 's', long, value_name = "PORT", default_value_t = 4420)]
     pub(crate) trsvcid: u16,
     /// Host NQN to connect as [default: a random UUID NQN]

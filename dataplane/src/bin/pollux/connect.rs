@@ -9,8 +9,8 @@ use nvme::{HostId, Nqn, Nsid, QueueId};
 use reactors::DmaPool;
 use reactors::PoolConfig;
 use reactors::dma::{LARGE_SLOT_SIZE, SMALL_SLOT_SIZE};
-use transport::Data;
 use transport::tcp::host::{Blocking, HostConfig, HostError, HostQueue, connect_queue};
+use transport::{Data, TransportKind};
 
 use crate::Failure;
 use crate::args::{ConnectArgs, TransportType};
@@ -141,8 +141,11 @@ impl Session {
             .block_bytes()
             .ok_or_else(|| Failure::Failed(format!("namespace {nsid} reports no valid block size")))?;
         let limit = self.host.controller().and_then(nvme_data_max).unwrap_or(u64::from(u32::MAX));
-        // Buffers of one I/O hold this much at most.
-        let limit = limit.min(reactors::dma::IO_SIZE_MAX as u64);
+        // Buffers of one I/O hold this much at most; over RDMA one descriptor names memory in one piece.
+        let limit = limit.min(match self.host.config().transport {
+            TransportKind::Tcp => reactors::dma::IO_SIZE_MAX as u64,
+            TransportKind::Rdma => LARGE_SLOT_SIZE as u64,
+        });
         Ok(Namespace {
             block_bytes,
             blocks: identity.nsze.get(),
@@ -215,10 +218,13 @@ fn pool_for(plan: &WorkerPlan) -> PoolConfig {
 }
 
 fn config(args: &ConnectArgs, subnqn: &Nqn, io_queues: u16) -> Result<HostConfig, Failure> {
-    let TransportType::Tcp = args.transport;
     let remote = resolve(&args.traddr, args.trsvcid)?;
     let (hostnqn, hostid) = identity(args.hostnqn.as_ref(), args.hostid);
     let mut config = HostConfig::new(remote, hostnqn, hostid, *subnqn);
+    config.transport = match args.transport {
+        TransportType::Tcp => TransportKind::Tcp,
+        TransportType::Rdma => TransportKind::Rdma,
+    };
     config.bringup.io_queues = io_queues;
     config.bringup.kato_ms = args.keep_alive_tmo.saturating_mul(1000);
     config.header_digest = args.header_digest;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -69,19 +69,22 @@ impl NvmfController {
     /// # Errors
     /// When it cannot be reached or a namespace cannot be a device.
     pub fn attach(config: NvmfConfig, on_resize: OnResize) -> Result<Self, AttachError> {
-        let mut host = connect(&config)?;
-        let found = identify::namespaces(&mut host, &config.name)?;
-        let device = |found: identify::Found| {
-            let identify::Found { nsid, uuid, shape, blocks } = found;
-            Arc::new(NvmfDevice::new(&config, nsid, uuid, shape, blocks))
-        };
-        let devices = found.into_iter().map(device).collect();
         let name = format!("nvmf-{}", config.name);
-        let (state, stop) = (Mutex::new(ControllerState::Up), AtomicBool::new(false));
-        let watched = Arc::new(Watched { config, devices, state, stop, on_resize });
-        let shared = Arc::clone(&watched);
-        let watch = move || Watcher::new(shared, host).run();
+        let (answer, attached) = mpsc::sync_channel(1);
+        // A connection stays on the thread that made it.
+        let watch = move || match open(config, on_resize) {
+            Ok((watched, host)) => {
+                // The caller waits for it.
+                let _ = answer.send(Ok(Arc::clone(&watched)));
+                Watcher::new(watched, host).run();
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        };
         let thread = std::thread::Builder::new().name(name).spawn(watch).map_err(AttachError::Thread)?;
+        let ended = || AttachError::Thread(std::io::ErrorKind::UnexpectedEof.into());
+        let watched = attached.recv().map_err(|_| ended())??;
         Ok(Self { watched, thread: Some(thread) })
     }
 
@@ -110,6 +113,19 @@ impl Drop for NvmfController {
             let _ = thread.join();
         }
     }
+}
+
+/// Connects and identifies the namespaces.
+fn open(config: NvmfConfig, on_resize: OnResize) -> Result<(Arc<Watched>, Blocking), AttachError> {
+    let mut host = connect(&config)?;
+    let found = identify::namespaces(&mut host, &config.name)?;
+    let device = |found: identify::Found| {
+        let identify::Found { nsid, uuid, shape, blocks } = found;
+        Arc::new(NvmfDevice::new(&config, nsid, uuid, shape, blocks))
+    };
+    let devices = found.into_iter().map(device).collect();
+    let (state, stop) = (Mutex::new(ControllerState::Up), AtomicBool::new(false));
+    Ok((Arc::new(Watched { config, devices, state, stop, on_resize }), host))
 }
 
 fn connect(config: &NvmfConfig) -> Result<Blocking, AttachError> {

@@ -10,6 +10,7 @@ use nvme::identify::{
 };
 use nvme::zerocopy::IntoBytes;
 use nvme::{Ascii, Nsid, Status, U16, U32, U64, U128};
+use transport::TransportKind;
 
 use super::features::KEEP_ALIVE_GRANULARITY;
 use super::{AdminController, AdminOrder, Answer, INVALID_FIELD, Registers};
@@ -96,6 +97,14 @@ impl ReactorTarget {
     }
 }
 
+/// The SGL descriptor by which a transport moves data that is not in a capsule.
+const fn moves_data_by(transport: TransportKind) -> u32 {
+    match transport {
+        TransportKind::Tcp => sgls::TRANSPORT,
+        TransportKind::Rdma => sgls::KEYED,
+    }
+}
+
 fn controller(admin: &AdminController, sub: &SubsystemView) -> IdentifyController {
     let transport = &admin.transport;
     let mdts = transport.io_bytes_max.ilog2().saturating_sub(PAGE_SHIFT);
@@ -111,7 +120,7 @@ fn controller(admin: &AdminController, sub: &SubsystemView) -> IdentifyControlle
         elpe: u8::try_from(ERROR_LOG_ENTRIES - 1).unwrap_or(u8::MAX),
         kas: U16::new(KEEP_ALIVE_GRANULARITY),
         maxcmd: U16::new(u16::try_from(transport.queue_depth_max).unwrap_or(u16::MAX)),
-        sgls: U32::new(SGLS_ANY_ALIGNMENT | sgls::TRANSPORT | sgls::OFFSET),
+        sgls: U32::new(SGLS_ANY_ALIGNMENT | sgls::OFFSET | moves_data_by(admin.controller.address.transport)),
         subnqn: (&sub.options.nqn).into(),
         ioccsz: U32::new(SQE_UNITS + transport.in_capsule_data_bytes / 16),
         iorcsz: U32::new(CQE_UNITS),

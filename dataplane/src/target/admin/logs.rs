@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use nvme::admin::GetLogPage;
+use nvme::discovery::TransportType;
 use nvme::features::fid;
 use nvme::log::{
     CommandEffects, CommandsAndEffects, ErrorEntry, FeatureEffects, FeaturesAndEffects, FirmwareSlots,
@@ -10,6 +11,7 @@ use nvme::log::{
 };
 use nvme::zerocopy::IntoBytes;
 use nvme::{Ascii, Nsid, Status, U16, U32, U64, U128, opcode};
+use transport::TransportKind;
 
 use super::aer::Kind;
 use super::{AdminController, AdminOrder, Answer, INVALID_FIELD};
@@ -227,7 +229,10 @@ fn errors(admin: &AdminController) -> Vec<u8> {
         pel: U16::new(NO_LOCATION),
         lba: U64::new(error.lba),
         nsid: U32::new(error.nsid),
-        trtype: nvme::discovery::TransportType::TCP.0,
+        trtype: match admin.controller.address.transport {
+            TransportKind::Tcp => TransportType::TCP.0,
+            TransportKind::Rdma => TransportType::RDMA.0,
+        },
         opcode: error.opcode,
         version: ERROR_ENTRY_VERSION,
         ..ErrorEntry::default()

@@ -274,11 +274,6 @@ impl<B: IoBuffer> TargetConn<B> {
         if length > self.params.max_io_size { Err(bad_length()) } else { Ok(()) }
     }
 
-    /// An accepted Connect made this connection a queue of `depth` entries, as [`crate::tcp::target::TargetConn::set_queue`].
-    pub fn set_queue(&mut self, depth: u16, sq_flow_control: bool) {
-        self.sq.reshape(depth, sq_flow_control);
-    }
-
     /// Time passes. Closes the connection when the host did not become a queue in time.
     pub fn on_tick(&mut self, now: Now) {
         if self.closed.is_none() && now >= self.connect_deadline {

@@ -12,8 +12,9 @@ use std::time::Duration;
 use reactors::{Poller, Timestamp, Turn, Work};
 use rustix::io::Errno;
 
-use super::control::{Listener, PlaceError, TcpTarget};
-use crate::tcp::ready::Interest;
+use super::control::{Listener, TcpTarget};
+use crate::drivers::PlaceError;
+use crate::ready::Interest;
 use crate::tcp::socket;
 use crate::{ListenerId, Peer, TransportKind};
 

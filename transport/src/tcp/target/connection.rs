@@ -15,7 +15,7 @@ use fabrics::tcp::target::TargetConn;
 use rustix::io::Errno;
 
 use super::stats::TrafficStats;
-use crate::tcp::ready::Interest;
+use crate::ready::Interest;
 use crate::tcp::socket;
 use crate::{CloseReason, Data, Peer};
 

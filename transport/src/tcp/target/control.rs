@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabrics::tcp::target::TargetParams;
-use reactors::mailbox::{MailboxSender, SendError};
-use reactors::reply::{self, Replier, Reply};
+use reactors::reply::{Replier, Reply};
 use rustix::io::Errno;
 
 use super::stats::{ConnectionStats, ReactorStats, ReactorTraffic};
-use crate::tcp::ready::{Interest, ReadySet};
+use crate::drivers::{Drivers, PlaceError};
+use crate::ready::{Interest, ReadySet};
 use crate::tcp::socket;
 use crate::{ListenerId, Peer, TransportId};
 
@@ -36,19 +36,6 @@ pub(super) enum Message {
     List(Replier<Vec<ConnectionStats>>),
     /// Finish what is in flight, close everything, take nothing new; then reply.
     Drain(Replier<()>),
-}
-
-/// A driver, as the acceptor and management see it.
-pub(super) struct DriverHandle {
-    pub(super) mailbox: MailboxSender<Message>,
-    pub(super) load: Arc<Load>,
-}
-
-/// What a driver shares: its load and counters.
-#[derive(Default)]
-pub(super) struct Load {
-    pub(super) connections: AtomicU32,
-    pub(super) stats: ReactorStats,
 }
 
 /// Counters of the acceptor.
@@ -76,7 +63,7 @@ pub struct TcpTarget {
     params: TargetParams,
     next_listener: AtomicU32,
     listeners: Mutex<BTreeMap<ListenerId, Arc<Listener>>>,
-    drivers: Mutex<Vec<DriverHandle>>,
+    drivers: Drivers<Message, ReactorStats>,
     draining: AtomicBool,
     pub(super) ready: ReadySet,
     pub(super) accept: AcceptCells,
@@ -111,7 +98,7 @@ impl TcpTarget {
             params,
             next_listener: AtomicU32::new(0),
             listeners: Mutex::default(),
-            drivers: Mutex::default(),
+            drivers: Drivers::new(),
             draining: AtomicBool::new(false),
             ready: ReadySet::new()?,
             accept: AcceptCells::default(),
@@ -156,9 +143,7 @@ impl TcpTarget {
         let _ = rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Both);
         drop(listener);
         if close_connections {
-            for driver in self.lock_drivers().iter() {
-                send_patiently(&driver.mailbox, Message::CloseListener(id));
-            }
+            self.drivers.tell(|| Message::CloseListener(id));
         }
         true
     }
@@ -170,7 +155,7 @@ impl TcpTarget {
 
     /// Connections open or being placed.
     pub fn connections(&self) -> u32 {
-        self.lock_drivers().iter().map(|driver| driver.load.connections.load(Ordering::Relaxed)).sum()
+        self.drivers.connections()
     }
 
     /// Highest number of connections.
@@ -180,7 +165,7 @@ impl TcpTarget {
 
     /// Counters of each driver, in the order they were added.
     pub fn reactor_stats(&self) -> Vec<ReactorTraffic> {
-        self.lock_drivers().iter().map(|driver| driver.load.stats.snapshot()).collect()
+        self.drivers.stats(ReactorStats::snapshot)
     }
 
     /// Counters of the acceptor.
@@ -194,7 +179,7 @@ impl TcpTarget {
 
     /// Every open connection of every reactor. Blocks until they answered: never call it on a reactor.
     pub fn connection_stats(&self) -> Vec<ConnectionStats> {
-        let replies = self.ask_drivers(Message::List);
+        let replies = self.drivers.ask(Message::List);
         replies.into_iter().filter_map(|reply| reply.wait().ok()).flatten().collect()
     }
 
@@ -202,7 +187,7 @@ impl TcpTarget {
     /// driver has none left. Any thread; calling it again asks again.
     pub fn drain(&self) -> Vec<Reply<()>> {
         self.close_listeners();
-        self.ask_drivers(Message::Drain)
+        self.drivers.ask(Message::Drain)
     }
 
     /// From now on nothing is listened on.
@@ -221,62 +206,17 @@ impl TcpTarget {
         self.lock_listeners().get(&id).cloned()
     }
 
-    pub(super) fn add_driver(&self, driver: DriverHandle) {
-        self.lock_drivers().push(driver);
+    pub(super) fn drivers(&self) -> &Drivers<Message, ReactorStats> {
+        &self.drivers
     }
 
-    /// Gives a connection to the driver with the fewest, and counts it there. Hands it back when none can take it.
+    /// Gives a connection to a driver; see [`Drivers::place`].
     pub(super) fn place(&self, fd: OwnedFd, peer: Peer) -> Result<(), PlaceError> {
-        let drivers = self.lock_drivers();
-        let total: u32 = drivers.iter().map(|driver| driver.load.connections.load(Ordering::Relaxed)).sum();
-        if total >= self.connections_max {
-            return Err(PlaceError::Limit);
-        }
-        let running = drivers.iter().filter(|driver| !driver.mailbox.is_closed());
-        let least = running.min_by_key(|driver| driver.load.connections.load(Ordering::Relaxed));
-        let driver = least.ok_or(PlaceError::NoDriver)?;
-        driver.load.connections.fetch_add(1, Ordering::Relaxed);
-        driver.mailbox.send(Message::Accepted(fd, peer)).map_err(|_| {
-            driver.load.connections.fetch_sub(1, Ordering::Relaxed);
-            PlaceError::NoDriver
-        })
-    }
-
-    fn ask_drivers<T>(&self, message: impl Fn(Replier<T>) -> Message) -> Vec<Reply<T>> {
-        let mut replies = Vec::new();
-        for driver in self.lock_drivers().iter() {
-            let (replier, reply) = reply::channel();
-            send_patiently(&driver.mailbox, message(replier));
-            replies.push(reply);
-        }
-        replies
+        let placed = self.drivers.place(self.connections_max, Message::Accepted(fd, peer));
+        placed.map_err(|(error, _)| error)
     }
 
     fn lock_listeners(&self) -> MutexGuard<'_, BTreeMap<ListenerId, Arc<Listener>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_drivers(&self) -> MutexGuard<'_, Vec<DriverHandle>> {
-        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a connection was not placed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum PlaceError {
-    /// As many connections as allowed are open.
-    Limit,
-    /// No reactor drives this transport, or its mailbox is full.
-    NoDriver,
-}
-
-/// Sends from a management thread: waits while the reactor has too many messages, gives up when it is gone.
-fn send_patiently(mailbox: &MailboxSender<Message>, mut message: Message) {
-    loop {
-        match mailbox.send(message) {
-            Ok(()) | Err(SendError::Closed(_)) => return,
-            Err(SendError::Full(back)) => message = back,
-        }
-        std::thread::yield_now();
     }
 }

@@ -12,7 +12,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use fabrics::Now;
@@ -22,10 +21,11 @@ use reactors::reply::Replier;
 use reactors::{LocalHandle, Poller, Timestamp, Turn, Work};
 
 use super::connection::{Connection, reason};
-use super::control::{DriverHandle, Load, Message, TcpTarget};
-use super::slab::{Connections, key};
-use super::stats::{ConnectionStats, TrafficStats};
-use crate::tcp::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
+use super::control::{Message, TcpTarget};
+use super::stats::{ConnectionStats, ReactorStats, TrafficStats};
+use crate::connections::{Connections, key};
+use crate::drivers::Load;
+use crate::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
 use crate::{CloseReason, ConnId, ListenerId, Peer, TargetService};
 
 /// One receive takes what a busy connection sends in a turn; one buffer serves all connections of the reactor.
@@ -100,9 +100,9 @@ pub struct TcpTargetPoller<S: TargetService> {
     target: Arc<TcpTarget>,
     service: Rc<RefCell<S>>,
     mailbox: Mailbox<Message>,
-    load: Arc<Load>,
+    load: Arc<Load<ReactorStats>>,
     ready: ReadySet,
-    connections: Connections<S::Queue>,
+    connections: Connections<Connection<S::Queue>>,
     hot: ArrayVec<ConnId, HOT_MAX>,
     /// To be sent to in this turn.
     dirty: Vec<ConnId>,
@@ -136,8 +136,8 @@ impl<S: TargetService> TcpTargetPoller<S> {
             ready.add(fd, SERVICE_KEY, Interest::READ)?;
         }
         let (sender, mailbox) = local.mailbox(MAILBOX_MESSAGES);
-        let load = Arc::new(Load::default());
-        target.add_driver(DriverHandle { mailbox: sender, load: Arc::clone(&load) });
+        let load = Arc::<Load<ReactorStats>>::default();
+        target.drivers().add(sender, Arc::clone(&load));
         Ok(Self {
             target: Arc::clone(target),
             service,
@@ -196,7 +196,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
     fn open(&mut self, fd: OwnedFd, peer: Peer, now: Now) {
         self.accepted += 1;
         if self.is_draining() {
-            self.load.connections.fetch_sub(1, Ordering::Relaxed);
+            self.load.let_go();
             return;
         }
         let machine = TargetConn::new(*self.target.params(), now);

@@ -9,7 +9,6 @@ mod connection;
 mod control;
 mod driver;
 mod receive;
-mod slab;
 mod stats;
 
 pub use acceptor::Acceptor;

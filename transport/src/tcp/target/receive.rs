@@ -1,14 +1,11 @@
 //! From received bytes to executed commands.
 
-use fabrics::tcp::target::{CommandHandler, Progress};
-use fabrics::{CommandId, Execution, Now};
-use nvme::Sqe;
-use reactors::IoBuf;
+use fabrics::Now;
+use fabrics::tcp::target::Progress;
 
 use super::connection::{Connection, Phase};
-use super::stats::TrafficStats;
-use crate::buffer::execution;
-use crate::{ConnId, Data, TargetService};
+use crate::handler::Handler;
+use crate::{ConnId, TargetService};
 
 /// What became of bytes that were given to a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,39 +27,11 @@ pub(super) fn feed<S: TargetService>(
     now: Now,
 ) -> Fed {
     let Phase::Open { queue, .. } = &mut connection.phase else { return Fed::Closing };
-    let (pending, traffic) = (&mut connection.pending, &mut connection.traffic);
-    let mut handler = Handler { service, queue, conn, now, pending, traffic };
+    let (pending, commands) = (&mut connection.pending, &mut connection.traffic.commands);
+    let mut handler = Handler { service, queue, conn, now, pending, commands };
     match connection.machine.on_bytes(bytes, now, &mut handler) {
         Progress::Consumed => Fed::All,
         Progress::Blocked { consumed } => Fed::Part(consumed),
         Progress::Closing => Fed::Closing,
-    }
-}
-
-/// Lends the service to a machine for the length of one call.
-struct Handler<'a, S: TargetService> {
-    service: &'a mut S,
-    queue: &'a mut S::Queue,
-    conn: ConnId,
-    now: Now,
-    pending: &'a mut usize,
-    traffic: &'a mut TrafficStats,
-}
-
-impl<S: TargetService> CommandHandler for Handler<'_, S> {
-    type Buffer = Data;
-
-    #[inline]
-    fn allocate(&mut self, len: usize) -> Option<Data> {
-        self.service.allocate(len).map(Data)
-    }
-
-    #[inline]
-    fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Data>) -> Execution<Data> {
-        self.traffic.commands += 1;
-        let data = data.map(IoBuf::from);
-        let outcome = self.service.execute(self.conn, self.queue, id, sqe, data, self.now);
-        *self.pending += usize::from(matches!(outcome, Execution::Pending));
-        execution(outcome)
     }
 }

@@ -24,12 +24,16 @@ pub(super) fn transport(name: &str) -> Result<TransportKind, RpcError> {
     if name.eq_ignore_ascii_case("TCP") {
         return Ok(TransportKind::Tcp);
     }
-    Err(RpcError::invalid_params(format_args!("transport type `{name}`; there is TCP")))
+    if name.eq_ignore_ascii_case("RDMA") {
+        return Ok(TransportKind::Rdma);
+    }
+    Err(RpcError::invalid_params(format_args!("transport type `{name}`; there are TCP and RDMA")))
 }
 
 pub(super) const fn transport_name(kind: TransportKind) -> &'static str {
     match kind {
         TransportKind::Tcp => "TCP",
+        TransportKind::Rdma => "RDMA",
     }
 }
 
@@ -116,7 +120,7 @@ mod tests {
             address(None, "localhost", Some("1")),
             address(None, "127.0.0.1", Some("70000")),
             address(None, "127.0.0.1", None),
-            Address { trtype: "RDMA".to_owned(), ..address(None, "127.0.0.1", Some("1")) },
+            Address { trtype: "FC".to_owned(), ..address(None, "127.0.0.1", Some("1")) },
         ] {
             assert_eq!(wrong.resolve(None).expect_err("refused").code, RpcError::INVALID_PARAMS);
         }

@@ -47,6 +47,7 @@ pub(super) fn create_transport(control: &Control, params: CreateTransport) -> Rp
     let options = transport_options(&params);
     let created = match kind {
         TransportKind::Tcp => control.assembly.create_tcp(options),
+        TransportKind::Rdma => control.assembly.create_rdma(options),
     };
     created.map_err(|error| match error {
         AssemblyError::Target(error) => refused(&error),

@@ -20,7 +20,7 @@ described_words! {
 described! {
     /// Where something listens.
     pub(super) struct Address {
-        /// Transport: `TCP`.
+        /// Transport: `TCP` or `RDMA`.
         trtype: String,
         /// `ipv4` (the default) or `ipv6`.
         adrfam: Option<String>,
@@ -58,7 +58,7 @@ described! {
 described! {
     /// A transport and its limits.
     pub(super) struct CreateTransport {
-        /// Transport: `TCP`.
+        /// Transport: `TCP` or `RDMA`.
         trtype: String,
         /// The target; there is one, `nvmf_tgt`.
         tgt_name: Option<String>,
@@ -96,19 +96,19 @@ described! {
         abort_timeout_sec: Option<u32>,
         /// Taken and reported: connections are accepted as they come.
         acceptor_poll_rate: Option<u32>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         acceptor_backlog: Option<i32>,
         /// Taken, without effect.
         control_msg_num: Option<u32>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         num_cqe: Option<i32>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         max_srq_depth: Option<u32>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         no_srq: Option<bool>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         no_wr_batching: Option<bool>,
-        /// Taken, without effect on TCP.
+        /// Taken, without effect.
         data_wr_pool_size: Option<u32>,
         /// Taken, without effect.
         ack_timeout: Option<u32>,

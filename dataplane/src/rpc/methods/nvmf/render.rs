@@ -1,7 +1,6 @@
 //! The target's values in the shapes that SPDK gives them.
 
 use serde_json::{Map, Value, json};
-use transport::TransportKind;
 use uuid::Uuid;
 
 use super::address::{digits, shown, shown_parts, transport_name};
@@ -98,8 +97,8 @@ pub(super) fn queue(queue: &QueueInfo, thread: &str) -> Value {
         "state": "enabled",
         "thread": thread,
         "hostnqn": queue.host.as_str(),
-        "listen_address": shown_parts(TransportKind::Tcp, queue.local),
-        "peer_address": shown_parts(TransportKind::Tcp, queue.remote),
+        "listen_address": shown_parts(queue.transport, queue.local),
+        "peer_address": shown_parts(queue.transport, queue.remote),
         "depth": queue.depth,
     })
 }

@@ -1,6 +1,5 @@
 //! How connections end: by the peer, by an error, by the service, by time, by a drain.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fabrics::Now;
@@ -55,7 +54,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         self.busy = true;
         self.closed += 1;
         self.closed_traffic += connection.traffic;
-        self.load.connections.fetch_sub(1, Ordering::Relaxed);
+        self.load.let_go();
     }
 
     /// Ends what the service or a machine asked to end in this turn.
@@ -151,7 +150,7 @@ impl<S: TargetService> Drop for TcpTargetPoller<S> {
     fn drop(&mut self) {
         for id in self.connections.ids() {
             let Some(connection) = self.connections.remove(id) else { continue };
-            self.load.connections.fetch_sub(1, Ordering::Relaxed);
+            self.load.let_go();
             if let Phase::Open { queue, .. } = connection.phase {
                 self.service.borrow_mut().closed(id, queue, CloseReason::Shutdown);
             }

@@ -5,10 +5,10 @@ use fabrics::tcp::TX_PENDING_MAX;
 use rustix::io::Errno;
 
 use super::{HOT_TURNS, SERVICE_KEY, TcpTargetPoller};
+use crate::connections::id_of_key;
 use crate::tcp::socket;
 use crate::tcp::target::connection::{Phase, machine_reason, reason};
 use crate::tcp::target::receive::{Fed, feed};
-use crate::tcp::target::slab::id_of_key;
 use crate::{CloseReason, ConnId, TargetService};
 
 /// What a receive brought.

@@ -4,9 +4,9 @@ use fabrics::Now;
 
 use super::TcpTargetPoller;
 use crate::buffer::completion;
-use crate::tcp::ready::Interest;
+use crate::connections::{Connections, key};
+use crate::ready::Interest;
 use crate::tcp::target::connection::{Connection, Phase, Sent, reason};
-use crate::tcp::target::slab::{Connections, key};
 use crate::{CloseReason, ConnId, Data, Effect, TargetService};
 
 impl<S: TargetService> TcpTargetPoller<S> {
@@ -106,7 +106,7 @@ fn mark<Q>(connection: &mut Connection<Q>, id: ConnId, dirty: &mut Vec<ConnId>) 
 
 /// Carries out one effect; those for connections that are gone or ending are dropped.
 fn apply<Q>(
-    connections: &mut Connections<Q>,
+    connections: &mut Connections<Connection<Q>>,
     dirty: &mut Vec<ConnId>,
     ending: &mut Vec<(ConnId, CloseReason)>,
     effect: Effect,
@@ -122,7 +122,7 @@ fn apply<Q>(
     }
 }
 
-fn open<Q>(connections: &mut Connections<Q>, id: ConnId) -> Option<&mut Connection<Q>> {
+fn open<Q>(connections: &mut Connections<Connection<Q>>, id: ConnId) -> Option<&mut Connection<Q>> {
     let connection = connections.get_mut(id)?;
     matches!(connection.phase, Phase::Open { .. }).then_some(connection)
 }

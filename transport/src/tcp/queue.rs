@@ -1,45 +1,26 @@
-//! One queue pair of the host: a socket and its machine.
+//! One queue pair of the host over TCP: a socket and its machine.
 //!
-//! The owner turns it: [`HostQueue::receive`], submit what follows from the completions, [`HostQueue::flush`]. So one turn is
+//! The owner turns it: [`TcpQueue::receive`], submit what follows from the completions, [`TcpQueue::flush`]. So one turn is
 //! one receive and one send, however many commands they carry. Invariant: every command submitted is completed to the
 //! sink exactly once, with a path error when the connection is lost first.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use fabrics::host::{HostData, HostSink, SubmitError};
 use fabrics::tcp::ConnState;
-use fabrics::tcp::host::{HostConn, HostData, HostParams, HostProgress, HostSink, SubmitError};
+use fabrics::tcp::host::{HostConn, HostParams, HostProgress};
 use fabrics::{IoBuffer, Now};
 use nvme::Sqe;
 use rustix::io::Errno;
 
-use crate::tcp::socket;
+use super::socket;
+use crate::host::{LinkError, QueueTraffic, nanos};
 
 /// Sends in one flush; more than one only when more than 1,024 parts wait.
 const SENDS_PER_FLUSH: usize = 4;
-
-/// Why a connection ended.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LinkError {
-    /// The target did not accept the connection, or the link broke.
-    #[error("{}", io::Error::from(*.0))]
-    System(Errno),
-    /// The connection was not established in time.
-    #[error("not connected within {0:?}")]
-    ConnectTimeout(Duration),
-    /// The target closed the connection.
-    #[error("the target closed the connection")]
-    Closed,
-    /// We closed the connection.
-    #[error("the connection was closed")]
-    Local,
-    /// One side broke the protocol, or was too slow.
-    #[error("the NVMe/TCP connection ended: {0:?}")]
-    Protocol(fabrics::tcp::CloseReason),
-}
 
 /// State of the link under the machine.
 enum Link {
@@ -48,23 +29,8 @@ enum Link {
     Down(LinkError),
 }
 
-/// What a queue did.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct QueueTraffic {
-    /// Bytes received.
-    pub bytes_received: u64,
-    /// Bytes sent.
-    pub bytes_sent: u64,
-    /// Receive calls.
-    pub receive_calls: u64,
-    /// Receive calls that found nothing.
-    pub receive_calls_empty: u64,
-    /// Send calls.
-    pub send_calls: u64,
-}
-
 /// A queue pair over TCP, admin or I/O.
-pub struct HostQueue<B> {
+pub(crate) struct TcpQueue<B> {
     fd: OwnedFd,
     machine: HostConn<B>,
     link: Link,
@@ -72,12 +38,12 @@ pub struct HostQueue<B> {
     traffic: QueueTraffic,
 }
 
-impl<B: IoBuffer> HostQueue<B> {
-    /// Starts to connect. Nothing can be submitted before [`HostQueue::is_ready`].
+impl<B: IoBuffer> TcpQueue<B> {
+    /// Starts to connect. Nothing can be submitted before [`TcpQueue::is_ready`].
     ///
     /// # Errors
     /// When the system refuses at once.
-    pub fn connect(
+    pub(crate) fn connect(
         remote: SocketAddr,
         local: Option<SocketAddr>,
         params: HostParams,
@@ -97,7 +63,7 @@ impl<B: IoBuffer> HostQueue<B> {
 
     /// Receives once into `buffer` and completes what that finishes. Returns whether anything came.
     #[inline]
-    pub fn receive<S: HostSink<B>>(&mut self, buffer: &mut [u8], now: Now, sink: &mut S) -> bool {
+    pub(crate) fn receive<S: HostSink<B>>(&mut self, buffer: &mut [u8], now: Now, sink: &mut S) -> bool {
         match self.link {
             Link::Up => {}
             Link::Connecting { .. } => return self.check_connected(now, sink),
@@ -123,7 +89,7 @@ impl<B: IoBuffer> HostQueue<B> {
 
     /// Sends what waits. Returns whether anything was sent. Call it once per turn, after the turn's submissions.
     #[inline]
-    pub fn flush<S: HostSink<B>>(&mut self, sink: &mut S) -> bool {
+    pub(crate) fn flush<S: HostSink<B>>(&mut self, sink: &mut S) -> bool {
         if self.machine.tx_pending() == 0 || !matches!(self.link, Link::Up) {
             return false;
         }
@@ -163,7 +129,7 @@ impl<B: IoBuffer> HostQueue<B> {
     }
 
     /// Time passes: connecting, the handshake and commands may take too long.
-    pub fn on_tick<S: HostSink<B>>(&mut self, now: Now, sink: &mut S) {
+    pub(crate) fn on_tick<S: HostSink<B>>(&mut self, now: Now, sink: &mut S) {
         match self.link {
             Link::Connecting { deadline, timeout } if now >= deadline => {
                 self.fail(LinkError::ConnectTimeout(timeout), sink);
@@ -176,8 +142,8 @@ impl<B: IoBuffer> HostQueue<B> {
         }
     }
 
-    /// When [`HostQueue::on_tick`] may have something to do.
-    pub fn next_deadline(&self) -> Option<Now> {
+    /// When [`TcpQueue::on_tick`] may have something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Now> {
         match self.link {
             Link::Connecting { deadline, .. } => Some(deadline),
             Link::Up => self.machine.next_deadline(),
@@ -190,16 +156,22 @@ impl<B: IoBuffer> HostQueue<B> {
     /// # Errors
     /// The command is not sent and the data comes back: the reason says why.
     #[inline]
-    pub fn submit(&mut self, sqe: Sqe, data: HostData<B>, tag: u64, now: Now) -> Result<(), SubmitError<B>> {
+    pub(crate) fn submit(
+        &mut self,
+        sqe: Sqe,
+        data: HostData<B>,
+        tag: u64,
+        now: Now,
+    ) -> Result<(), SubmitError<B>> {
         self.machine.submit(sqe, data, tag, now)
     }
 
-    /// As [`HostQueue::submit`], with a deadline of its own; [`Now::NEVER`] for a command that waits for an event.
+    /// As [`TcpQueue::submit`], with a deadline of its own; [`Now::NEVER`] for a command that waits for an event.
     ///
     /// # Errors
-    /// As [`HostQueue::submit`].
+    /// As [`TcpQueue::submit`].
     #[inline]
-    pub fn submit_until(
+    pub(crate) fn submit_until(
         &mut self,
         sqe: Sqe,
         data: HostData<B>,
@@ -210,12 +182,12 @@ impl<B: IoBuffer> HostQueue<B> {
     }
 
     /// Whether the transport's handshake is over and commands can be submitted.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         matches!(self.link, Link::Up) && self.machine.state() == ConnState::Ready
     }
 
     /// Why the connection ended, once it has; every command was given back then.
-    pub fn error(&self) -> Option<&LinkError> {
+    pub(crate) fn error(&self) -> Option<&LinkError> {
         match &self.link {
             Link::Down(error) => Some(error),
             _ => None,
@@ -224,28 +196,28 @@ impl<B: IoBuffer> HostQueue<B> {
 
     /// Commands that have not completed.
     #[inline]
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.machine.in_flight()
     }
 
-    /// Whether [`HostQueue::submit`] would refuse a command because as many as fit are outstanding.
+    /// Whether [`TcpQueue::submit`] would refuse a command because as many as fit are outstanding.
     #[inline]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.machine.is_full()
     }
 
     /// What passed so far.
-    pub fn traffic(&self) -> &QueueTraffic {
+    pub(crate) fn traffic(&self) -> &QueueTraffic {
         &self.traffic
     }
 
     /// Whether the owner waits for space to send, beside bytes to receive.
-    pub fn wants_write(&self) -> bool {
+    pub(crate) fn wants_write(&self) -> bool {
         self.full || matches!(self.link, Link::Connecting { .. })
     }
 
     /// Ends the connection: outstanding commands fail on `sink`.
-    pub fn close<S: HostSink<B>>(&mut self, sink: &mut S) {
+    pub(crate) fn close<S: HostSink<B>>(&mut self, sink: &mut S) {
         if self.error().is_none() {
             self.fail(LinkError::Local, sink);
         }
@@ -294,12 +266,8 @@ impl<B: IoBuffer> HostQueue<B> {
     }
 }
 
-impl<B> AsFd for HostQueue<B> {
+impl<B> AsFd for TcpQueue<B> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

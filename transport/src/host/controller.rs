@@ -10,18 +10,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use fabrics::Now;
 use fabrics::host::{
     ABORTS_MAX, Aborts, Controller, Payload, Reconnect, ReconnectPolicy, Request, Retry, Verdict,
 };
-use fabrics::tcp::host::{HostData, HostSink, SubmitError, SubmitRefusal};
-use fabrics::{IoBuffer, Now};
+use fabrics::host::{HostData, HostSink, SubmitError, SubmitRefusal};
 use nvme::{Cqe, QueueId, Sqe};
 
 use super::admin::{AdminDone, AdminQueue};
 use super::config::{HostConfig, HostError};
 use super::connect::{Connecting, QueueConnect};
-use super::queue::{HostQueue, nanos};
-use crate::tcp::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
+use super::nanos;
+use super::queue::HostQueue;
+use crate::HostBuffer;
+use crate::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
 
 /// One receive takes what a busy queue was sent in a turn.
 const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
@@ -110,7 +112,7 @@ impl<B, S: ControllerSink<B>> HostSink<B> for QueueSink<'_, S> {
     }
 }
 
-impl<B: IoBuffer> HostController<B> {
+impl<B: HostBuffer> HostController<B> {
     /// A controller that connects at its first turn. Without `reconnect` a connection that is lost, or never made, stays
     /// lost. A late command has `abort_bound` to complete once it was aborted. `make_buffer` makes a buffer that holds the
     /// bytes given: for the data of Connect.
@@ -247,15 +249,26 @@ impl<B: IoBuffer> HostController<B> {
     /// Makes the descriptor wait for what is waited for now.
     pub fn before_sleep(&mut self) {
         self.last_epoll = Now(0);
-        match &self.stage {
+        match &mut self.stage {
             Stage::Up { admin, queues } => {
+                admin.before_sleep();
                 watch(&self.ready, admin, admin.wants_write());
-                queues.iter().for_each(|queue| watch(&self.ready, queue, queue.wants_write()));
+                for queue in queues {
+                    queue.before_sleep();
+                    watch(&self.ready, queue, queue.wants_write());
+                }
             }
-            Stage::BringingUp(admin) => watch(&self.ready, admin, admin.wants_write()),
-            Stage::Connecting { admin, next, .. } => {
+            Stage::BringingUp(admin) => {
+                admin.before_sleep();
                 watch(&self.ready, admin, admin.wants_write());
-                next.iter().for_each(|next| watch(&self.ready, &**next, next.wants_write()));
+            }
+            Stage::Connecting { admin, next, .. } => {
+                admin.before_sleep();
+                watch(&self.ready, admin, admin.wants_write());
+                if let Some(next) = next {
+                    next.before_sleep();
+                    watch(&self.ready, &**next, next.wants_write());
+                }
             }
             Stage::Down { .. } | Stage::Lost(_) => {}
         }
@@ -351,7 +364,7 @@ impl<B: IoBuffer> HostController<B> {
         let asks_epoll_only = queues.len() > HOT_QUEUES;
         let mut busy = false;
         for (queue, link) in queues.iter_mut().enumerate() {
-            if !asks_epoll_only && link.in_flight() > 0 {
+            if link.in_flight() > 0 && (!asks_epoll_only || link.is_polled()) {
                 let aborts = &mut self.aborts;
                 let mut sink = QueueSink { queue, now, sink, aborts, verdicts: ArrayVec::new() };
                 busy |= link.receive(&mut self.buffer, now, &mut sink);

@@ -2,13 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use fabrics::Now;
 use fabrics::host::{Controller, Payload, Request, connect_io_queue};
-use fabrics::tcp::host::{HostData, HostSink};
-use fabrics::{IoBuffer, Now};
+use fabrics::host::{HostData, HostSink};
 use nvme::{Cqe, QueueId, Sqe};
 
 use super::config::{HostConfig, HostError};
 use super::queue::{HostQueue, LinkError};
+use crate::HostBuffer;
 
 /// An I/O queue being connected.
 pub struct QueueConnect<B> {
@@ -44,7 +45,7 @@ impl<B> HostSink<B> for Answer {
     }
 }
 
-impl<B: IoBuffer> QueueConnect<B> {
+impl<B: HostBuffer> QueueConnect<B> {
     /// Starts to connect I/O queue `id` of a controller whose admin queue is up. `buffer` makes a buffer that holds the
     /// bytes given, for the data of Connect.
     ///
@@ -62,9 +63,8 @@ impl<B: IoBuffer> QueueConnect<B> {
             connect_io_queue(&config.bringup, controller.cntlid, id, entries, config.sq_flow_control);
         let Payload::ToController(bytes) = data else { unreachable!("Connect has data for the controller") };
         let data = buffer(&bytes).ok_or(HostError::NoBuffer)?;
-        let params = config.io_params(controller);
-        let queue = HostQueue::connect(config.remote, config.local, params, config.connect_timeout, now)
-            .map_err(|error| HostError::Link { queue: id, error })?;
+        let queue =
+            config.connect_io(controller, id, now).map_err(|error| HostError::Link { queue: id, error })?;
         Ok(Self { id, queue, request: Some((sqe, data)) })
     }
 
@@ -79,8 +79,9 @@ impl<B: IoBuffer> QueueConnect<B> {
         if self.queue.is_ready()
             && let Some((sqe, data)) = self.request.take()
         {
+            // A fresh queue has room; what may be wanting is memory that the target can reach.
             let sent = self.queue.submit(sqe, HostData::ToController(data), 0, now);
-            assert!(sent.is_ok(), "a fresh queue has room for Connect");
+            sent.map_err(|_| HostError::NoBuffer)?;
         }
         self.queue.flush(&mut answer);
         self.outcome(&answer)
@@ -107,6 +108,10 @@ impl<B: IoBuffer> QueueConnect<B> {
     /// When [`QueueConnect::poll`] has something to do even if nothing is received.
     pub fn next_deadline(&self) -> Now {
         self.queue.next_deadline().unwrap_or(Now::NEVER)
+    }
+
+    pub(super) fn before_sleep(&mut self) {
+        self.queue.before_sleep();
     }
 
     pub(super) fn wants_write(&self) -> bool {

@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
+use fabrics::Now;
 use fabrics::host::{Controller, DiscoveryReader, DiscoveryStep, Payload, Request};
-use fabrics::{IoBuffer, Now};
 use nvme::admin::{GetLogPage, Identify};
 use nvme::discovery::DiscoveryEntry;
 use nvme::{Cqe, QueueId};
@@ -14,6 +14,7 @@ use super::admin::AdminQueue;
 use super::config::{HostConfig, HostError};
 use super::connect::{Connecting, QueueConnect};
 use super::queue::HostQueue;
+use crate::HostBuffer;
 
 /// What admin answers are received into.
 const RECEIVE_BYTES: usize = 64 << 10;
@@ -168,7 +169,7 @@ impl Blocking {
     ///
     /// # Errors
     /// [`HostError`] with what failed.
-    pub fn io_queue<B: IoBuffer>(
+    pub fn io_queue<B: HostBuffer>(
         &mut self,
         id: QueueId,
         buffer: impl FnOnce(&[u8]) -> Option<B>,
@@ -183,7 +184,8 @@ impl Blocking {
         if status.is_success() { Ok(data) } else { Err(HostError::Command { command, status }) }
     }
 
-    fn sleep(&self) {
+    fn sleep(&mut self) {
+        self.admin.before_sleep();
         wait(&self.admin, self.admin.wants_write(), self.admin.next_deadline(), &self.clock);
     }
 }
@@ -193,7 +195,7 @@ impl Blocking {
 ///
 /// # Errors
 /// [`HostError`] with what failed.
-pub fn connect_queue<B: IoBuffer>(
+pub fn connect_queue<B: HostBuffer>(
     config: &HostConfig,
     controller: &Controller,
     id: QueueId,
@@ -207,6 +209,7 @@ pub fn connect_queue<B: IoBuffer>(
             Connecting::Ready(queue) => return Ok(queue),
             Connecting::Pending(pending) => connect = pending,
         }
+        connect.before_sleep();
         wait(&connect, connect.wants_write(), connect.next_deadline(), &clock);
     }
 }

@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use fabrics::Now;
 use fabrics::host::{BringupError, BringupParams, Controller, DiscoveryError};
 use fabrics::tcp::host::HostParams;
 use nvme::features::AsyncEventConfig;
 use nvme::{ControllerId, HostId, Nqn, QueueId, Status};
 
-use super::queue::{LinkError, nanos};
+use super::nanos;
+use super::queue::{HostQueue, LinkError};
+use crate::rdma::RdmaQueueParams;
+use crate::{HostBuffer, TransportKind};
 
 /// Entries of the admin queue: the least there may be.
 const ADMIN_ENTRIES: u16 = 32;
@@ -16,12 +20,16 @@ const ADMIN_ENTRIES: u16 = 32;
 const KATO_MS: u32 = 5_000;
 /// Entries of an I/O queue asked for.
 const IO_ENTRIES: u16 = 128;
+/// Data sent inside a capsule over RDMA at most, in bytes, whatever the controller has room for: more is cheaper to read.
+const IN_CAPSULE_BYTES_MAX: u32 = 8 << 10;
 /// R2Ts taken at a time for one command.
 const R2TS: u8 = 16;
 
 /// Whom to connect to, and how.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
+    /// What carries the connection.
+    pub transport: TransportKind,
     /// Where the subsystem listens.
     pub remote: SocketAddr,
     /// Address to connect from; `None` leaves it to the routing table.
@@ -43,7 +51,7 @@ pub struct HostConfig {
 }
 
 impl HostConfig {
-    /// A connection to `subnqn` at `remote` as this host; everything else has its default: one I/O queue of 128 entries,
+    /// A connection over TCP to `subnqn` at `remote` as this host; everything else has its default: one I/O queue of 128 entries,
     /// no digests, keep-alive 5 s, commands 30 s.
     pub fn new(remote: SocketAddr, hostnqn: Nqn, hostid: HostId, subnqn: Nqn) -> Self {
         let bringup = BringupParams {
@@ -57,6 +65,7 @@ impl HostConfig {
             events: AsyncEventConfig(u32::MAX),
         };
         Self {
+            transport: TransportKind::Tcp,
             remote,
             local: None,
             bringup,
@@ -66,6 +75,51 @@ impl HostConfig {
             sq_flow_control: false,
             connect_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Starts to connect the admin queue.
+    pub(super) fn connect_admin<B: HostBuffer>(&self, now: Now) -> Result<HostQueue<B>, LinkError> {
+        let Self { remote, local, connect_timeout, .. } = *self;
+        let params = self.admin_params();
+        match self.transport {
+            TransportKind::Tcp => HostQueue::connect(remote, local, params, connect_timeout, now),
+            TransportKind::Rdma => {
+                // Only I/O queues promise room for data in the capsule.
+                let rdma = self.rdma_params(QueueId::ADMIN, ControllerId(0), params.depth, 0);
+                HostQueue::connect_rdma(remote, local, rdma, connect_timeout, now)
+            }
+        }
+    }
+
+    /// Starts to connect an I/O queue.
+    pub(super) fn connect_io<B: HostBuffer>(
+        &self,
+        controller: &Controller,
+        id: QueueId,
+        now: Now,
+    ) -> Result<HostQueue<B>, LinkError> {
+        let Self { remote, local, connect_timeout, .. } = *self;
+        let params = self.io_params(controller);
+        match self.transport {
+            TransportKind::Tcp => HostQueue::connect(remote, local, params, connect_timeout, now),
+            TransportKind::Rdma => {
+                let in_capsule = params.in_capsule_data_size.min(IN_CAPSULE_BYTES_MAX);
+                let rdma = self.rdma_params(id, controller.cntlid, params.depth, in_capsule);
+                HostQueue::connect_rdma(remote, local, rdma, connect_timeout, now)
+            }
+        }
+    }
+
+    fn rdma_params(&self, id: QueueId, cntlid: ControllerId, depth: u16, in_capsule: u32) -> RdmaQueueParams {
+        RdmaQueueParams {
+            id,
+            cntlid,
+            machine: fabrics::rdma::host::HostParams {
+                depth,
+                in_capsule_data_size: in_capsule,
+                command_timeout_ns: nanos(self.command_timeout),
+            },
         }
     }
 

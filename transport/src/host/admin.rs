@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use fabrics::Now;
 use fabrics::host::{Bringup, Controller, KeepAliveStep, KeepAliveTimer, Payload, Request, Step};
-use fabrics::tcp::host::{HostData, HostSink};
+use fabrics::host::{HostData, HostSink};
 use nvme::admin::{AsyncEventRequest, KeepAlive};
 use nvme::{Cqe, QueueId, Status};
 
@@ -83,9 +83,8 @@ impl AdminQueue {
     /// # Errors
     /// When the system refuses at once.
     pub fn connect(config: &HostConfig, now: Now) -> Result<Self, HostError> {
-        let params = config.admin_params();
-        let queue = HostQueue::connect(config.remote, config.local, params, config.connect_timeout, now)
-            .map_err(|error| HostError::Link { queue: QueueId::ADMIN, error })?;
+        let queue =
+            config.connect_admin(now).map_err(|error| HostError::Link { queue: QueueId::ADMIN, error })?;
         let (bringup, request) = Bringup::new(config.bringup.clone());
         Ok(Self {
             queue,
@@ -163,6 +162,10 @@ impl AdminQueue {
     /// Closes the connection; outstanding commands end.
     pub fn close(&mut self) {
         self.fail(HostError::Closed);
+    }
+
+    pub(super) fn before_sleep(&mut self) {
+        self.queue.before_sleep();
     }
 
     pub(super) fn wants_write(&self) -> bool {

@@ -1,0 +1,12 @@
+//! NVMe/RDMA over verbs and the RDMA connection manager: InfiniBand, RoCE, iWARP.
+//!
+//! rdma-core is loaded when the process starts, if it is installed; without it, or without a device, only creating the
+//! transport and connecting fail.
+
+mod host;
+pub mod target;
+mod verbs;
+
+pub(crate) use host::RdmaQueue;
+pub use host::RdmaQueueParams;
+pub use verbs::VerbsError;

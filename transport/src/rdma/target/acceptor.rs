@@ -1,0 +1,130 @@
+//! Takes what hosts ask for, refuses what cannot be, and places the rest over the transport's reactors.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fabrics::rdma::check_request;
+use nvme::rdma::{CmReject, CmStatus};
+use nvme::zerocopy::IntoBytes;
+use reactors::{Poller, Timestamp, Turn, Work};
+
+use super::control::{Incoming, RdmaTarget};
+use crate::drivers::PlaceError;
+use crate::rdma::verbs::{CmEvent, CmEventKind, CmId, ConnectRequest};
+use crate::{Peer, TransportKind};
+
+/// Requests taken per turn.
+const REQUESTS_PER_TURN: usize = 16;
+/// How often the channel is looked at while the reactor is awake: no one notices a connect that takes 1 ms longer.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The accepting side of an [`RdmaTarget`]: a poller of one reactor.
+pub struct RdmaAcceptor {
+    target: Arc<RdmaTarget>,
+    next_look: Timestamp,
+}
+
+impl RdmaAcceptor {
+    /// The acceptor of `target`. One is enough; add it to one reactor.
+    pub fn new(target: &Arc<RdmaTarget>) -> Self {
+        Self { target: Arc::clone(target), next_look: Timestamp::ZERO }
+    }
+
+    fn look(&mut self) -> Work {
+        for taken in 0..REQUESTS_PER_TURN {
+            let Some(event) = self.target.channel().next() else { return Work::from(taken > 0) };
+            self.on_event(event);
+        }
+        // There may be more.
+        self.next_look = Timestamp::ZERO;
+        Work::Busy
+    }
+
+    fn on_event(&self, event: CmEvent) {
+        match event.kind {
+            CmEventKind::ConnectRequest(request) => self.on_request(*request),
+            CmEventKind::DeviceRemoved | CmEventKind::AddressChanged => self.on_listener_lost(&event),
+            // What happened to a connection before its driver took it: the driver finds out when it accepts.
+            _ => {}
+        }
+    }
+
+    fn on_request(&self, request: ConnectRequest) {
+        let ConnectRequest { id, listener, private_data, initiator_depth } = request;
+        let remote = id.remote();
+        let sizes = match check_request(&private_data, &self.target.config().limits) {
+            // Data of commands is read from the host: it must let us.
+            Ok(_) if initiator_depth == 0 => Err(CmStatus::INVALID_IRD),
+            checked => checked,
+        };
+        let sizes = match sizes {
+            Ok(sizes) => sizes,
+            Err(status) => {
+                tracing::warn!(?remote, %status, "connection rejected");
+                return reject(&id, status);
+            }
+        };
+        // The listener was closed since, or the addresses are none: there is nobody to serve.
+        let (Some(listener), Some(local), Some(remote)) =
+            (self.target.listener(listener), id.local(), remote)
+        else {
+            return reject(&id, CmStatus::NO_RESOURCES);
+        };
+        let peer = Peer { transport: TransportKind::Rdma, listener, local, remote };
+        let Err((error, id)) = self.target.place(Incoming { cm: id, peer, sizes, initiator_depth }) else {
+            return;
+        };
+        match error {
+            PlaceError::Limit => tracing::warn!(%remote, "connection rejected: the limit is reached"),
+            PlaceError::NoDriver => tracing::warn!(%remote, "connection rejected: no reactor can take it"),
+        }
+        reject(&id, CmStatus::NO_RESOURCES);
+    }
+
+    /// The device or the address under a listener is gone.
+    fn on_listener_lost(&self, event: &CmEvent) {
+        let Some(listener) = self.target.listener(event.id) else { return };
+        let address = self.target.listeners().into_iter().find(|(id, _)| *id == listener);
+        let address = address.map(|(_, address)| address);
+        tracing::warn!(?address, "the RDMA device of a listener is gone: nothing is accepted there any more");
+        if matches!(event.kind, CmEventKind::DeviceRemoved) {
+            self.target.unlisten(listener, false);
+        }
+    }
+}
+
+/// Refuses a connection with a reason.
+pub(super) fn reject(id: &CmId, status: CmStatus) {
+    id.reject(CmReject::new(status).as_bytes());
+}
+
+impl Poller for RdmaAcceptor {
+    fn name(&self) -> &str {
+        "rdma acceptor"
+    }
+
+    fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
+        let now = turn.now();
+        if now < self.next_look {
+            return Work::Idle;
+        }
+        self.next_look = now + LOOK_INTERVAL;
+        self.look()
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.target.as_fd())
+    }
+
+    fn before_sleep(&mut self, _turn: &mut Turn<'_>) -> bool {
+        // What woke the reactor is looked for at once.
+        self.next_look = Timestamp::ZERO;
+        true
+    }
+
+    fn drain(&mut self, _turn: &mut Turn<'_>) -> bool {
+        self.target.close_listeners();
+        true
+    }
+}
