@@ -17,6 +17,9 @@ const PARTS_MAX: usize = 8;
 /// The longest I/O in bytes: what MDTS of the target advertises at most.
 pub const IO_SIZE_MAX: usize = PARTS_MAX * LARGE_SLOT_SIZE;
 
+/// In `IoBuf::head`: there are, or were, other buffers with the same bytes. Positions in a slot are far below.
+const SHARED: u32 = 1 << 31;
+
 const _: () = assert!(size_of::<IoBuf>() <= 48, "an I/O buffer fits into a request of 128 bytes");
 
 /// The bytes of one I/O, in one or more contiguous parts. Returns its slots on drop.
@@ -27,7 +30,7 @@ const _: () = assert!(size_of::<IoBuf>() <= 48, "an I/O buffer fits into a reque
 /// written, and it lies in no arena.
 pub struct IoBuf {
     len: u32,
-    /// Where it begins in its first slot; zero unless it was split off another.
+    /// Where it begins in its first slot, zero unless it was split off another; and whether it is [`SHARED`].
     head: u32,
     memory: Memory,
 }
@@ -66,6 +69,31 @@ impl IoBuf {
         matches!(self.memory, Memory::Lent(_))
     }
 
+    /// Where it begins in its first slot.
+    #[inline]
+    fn head(&self) -> usize {
+        (self.head & !SHARED) as usize
+    }
+
+    /// Whether it was [shared](Self::share): then it can be read and sent, not written.
+    #[inline]
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.head & SHARED != 0
+    }
+
+    /// Another buffer with the same bytes, without a copy: to send them to several devices. From now on neither can be
+    /// written. `None` for a lent buffer.
+    #[must_use]
+    pub fn share(&mut self) -> Option<Self> {
+        let parts = self.part_count();
+        let Memory::Slots { pool, slots } = &self.memory else { return None };
+        slots[..parts].iter().for_each(|slot| pool.share(*slot));
+        self.head |= SHARED;
+        let memory = Memory::Slots { pool: Rc::clone(pool), slots: *slots };
+        Some(Self { len: self.len, head: self.head, memory })
+    }
+
     /// Length in bytes.
     #[inline]
     #[must_use]
@@ -99,13 +127,13 @@ impl IoBuf {
     /// Where it ends, counted from the start of its first slot.
     #[inline]
     fn end(&self) -> usize {
-        self.head as usize + self.len as usize
+        self.head() + self.len as usize
     }
 
     /// Where part `index` begins in its slot.
     #[inline]
     fn start_in_slot(&self, index: usize) -> usize {
-        if index == 0 { self.head as usize } else { 0 }
+        if index == 0 { self.head() } else { 0 }
     }
 
     /// Where part `index` starts in the arena, in bytes; a multiple of 4 KiB.
@@ -166,6 +194,7 @@ impl IoBuf {
     #[must_use]
     pub fn part_mut(&mut self, index: usize) -> &mut [u8] {
         assert!(!self.is_lent(), "lent bytes are not written");
+        assert!(!self.is_shared(), "shared bytes are not written");
         // SAFETY: `part_len` bytes from there are initialised memory of the slot that only this handle owns.
         unsafe { std::slice::from_raw_parts_mut(self.part_ptr(index).as_ptr(), self.part_len(index)) }
     }
@@ -251,7 +280,7 @@ impl IoBuf {
             "buffers are cut at multiples of {SMALL_SLOT_SIZE}, not at {at}"
         );
         assert!(at > 0 && at < self.len(), "{at} is not inside a buffer of {}", self.len());
-        let cut = self.head as usize + at;
+        let cut = self.head() + at;
         let (first, head) = (cut / LARGE_SLOT_SIZE, cut % LARGE_SLOT_SIZE);
         let mut slots = [0; PARTS_MAX];
         let (pool, all) = self.slots();
@@ -263,7 +292,7 @@ impl IoBuf {
         let memory = Memory::Slots { pool: Rc::clone(pool), slots };
         // Both are below a MiB.
         let (at, head) = (u32::try_from(at).unwrap_or(u32::MAX), u32::try_from(head).unwrap_or(u32::MAX));
-        let rest = Self { len: self.len - at, head, memory };
+        let rest = Self { len: self.len - at, head: head | self.head & SHARED, memory };
         self.len = at;
         rest
     }
@@ -273,7 +302,7 @@ impl IoBuf {
     /// # Errors
     /// The other buffer, when it does not follow this one in memory they were split from.
     pub fn join(&mut self, mut rest: Self) -> Result<(), Self> {
-        let (end, is_empty) = (self.end(), self.is_empty());
+        let (end, is_empty, shared) = (self.end(), self.is_empty(), self.is_shared());
         let (index, head) = (end / LARGE_SLOT_SIZE, end % LARGE_SLOT_SIZE);
         let parts = rest.part_count();
         let (Memory::Slots { pool, slots }, Memory::Slots { pool: other, slots: more }) =
@@ -283,7 +312,8 @@ impl IoBuf {
         };
         let follows = Rc::ptr_eq(pool, other)
             && !is_empty
-            && rest.head as usize == head
+            && rest.head() == head
+            && rest.is_shared() == shared
             && index + parts <= PARTS_MAX
             && (head == 0 || slots[index] == more[0]);
         if !follows {
@@ -300,7 +330,7 @@ impl IoBuf {
     }
 
     fn pieces(&self, offset: usize, len: usize) -> impl Iterator<Item = Piece> + use<> {
-        pieces(self.head as usize, self.len(), offset, len)
+        pieces(self.head(), self.len(), offset, len)
     }
 }
 

@@ -115,7 +115,7 @@ pub(super) struct Inner {
     small: FreeList,
     large: FreeList,
     large_count: u32,
-    /// For each large slot: how many pieces beyond one share it.
+    /// For each slot: how many buffers beyond one share it.
     shares: Box<[Cell<u16>]>,
     freed: Cell<u64>,
 }
@@ -160,7 +160,7 @@ impl Inner {
         self.freed.set(self.freed.get().wrapping_add(1));
     }
 
-    /// Another piece of a buffer has a part of this slot.
+    /// Another buffer has this slot, or a part of it.
     pub(super) fn share(&self, slot: u32) {
         let shares = &self.shares[slot as usize];
         shares.set(shares.get() + 1);
@@ -204,7 +204,7 @@ impl DmaPool {
             large: FreeList::new(0..config.large_slots),
             small: FreeList::new(config.large_slots..slots),
             large_count: config.large_slots,
-            shares: vec![Cell::new(0); config.large_slots as usize].into(),
+            shares: vec![Cell::new(0); slots as usize].into(),
             freed: Cell::new(0),
         };
         Ok(Self { inner: Rc::new(inner) })

@@ -253,3 +253,40 @@ fn a_slot_that_pieces_share_is_free_when_the_last_is_gone() {
 fn a_buffer_is_cut_at_blocks() {
     let _ = pool(1, 1).alloc_io(LARGE_SLOT_SIZE).unwrap().split_off(100);
 }
+
+#[test]
+fn shared_buffers_have_the_same_bytes_and_the_last_one_frees_them() {
+    let pool = pool(2, 2);
+    for len in [SMALL_SLOT_SIZE, LARGE_SLOT_SIZE + SMALL_SLOT_SIZE] {
+        let mut first = pool.alloc_io(len).unwrap();
+        first.copy_in(0, &vec![7; len]);
+        let mut second = first.share().unwrap();
+        let mut third = second.share().unwrap();
+        let rest = (len > SMALL_SLOT_SIZE).then(|| third.split_off(SMALL_SLOT_SIZE));
+        drop(first);
+        assert!(second.slices().flatten().all(|byte| *byte == 7) && second.is_shared());
+        drop(second);
+        assert!(
+            third
+                .slices()
+                .flatten()
+                .chain(rest.iter().flat_map(IoBuf::slices).flatten())
+                .all(|byte| *byte == 7)
+        );
+        assert!(pool.usage().small_in_use + pool.usage().large_in_use > 0);
+        if let Some(rest) = rest {
+            third.join(rest).unwrap();
+        }
+        drop(third);
+        let usage = pool.usage();
+        assert_eq!((usage.small_in_use, usage.large_in_use), (0, 0));
+    }
+}
+
+#[test]
+#[should_panic(expected = "shared bytes are not written")]
+fn shared_bytes_are_not_written() {
+    let mut first = pool(1, 1).alloc_io(100).unwrap();
+    let _second = first.share();
+    first.fill_zero(0, 1);
+}
