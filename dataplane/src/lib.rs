@@ -8,6 +8,7 @@ pub mod lvol;
 pub mod metrics;
 pub mod pci;
 pub mod preflight;
+pub mod replication;
 pub mod rpc;
 pub mod store;
 pub mod target;

@@ -12,6 +12,7 @@ use crate::device::nvmf::ControllerTable;
 use crate::logs::LogControl;
 use crate::lvol::StoreSet;
 use crate::metrics::{Snapshot, Source};
+use crate::replication::VolumeTable;
 use crate::target::Target;
 
 /// Everything that methods act on.
@@ -22,6 +23,8 @@ pub struct Control {
     pub devices: DeviceRegistry,
     /// The stores on them.
     pub stores: StoreSet,
+    /// Replicas, and the volumes that consist of them.
+    pub volumes: VolumeTable,
     /// Controllers of other targets, and what made devices of their namespaces.
     pub controllers: ControllerTable,
     /// Controllers of this machine, through SPDK.

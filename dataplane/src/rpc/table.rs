@@ -95,11 +95,12 @@ pub fn all() -> impl Iterator<Item = &'static Method> {
 }
 
 /// The methods by subject.
-pub(super) static SECTIONS: [(&str, &[Method]); 5] = [
+pub(super) static SECTIONS: [(&str, &[Method]); 6] = [
     ("Process", super::methods::process::METHODS),
     ("Logs and notifications", super::methods::logging::METHODS),
     ("Devices", super::methods::bdev::METHODS),
     ("Stores and volumes", super::methods::lvol::METHODS),
+    ("Replicated volumes", super::methods::volume::METHODS),
     ("NVMe-oF target", super::methods::nvmf::METHODS),
 ];
 

@@ -32,6 +32,8 @@ pub struct Superblock {
     pub region_bytes: u32,
     /// Never used by a head.
     pub fresh: bool,
+    /// A number that changes with every attachment, for drivers.
+    pub window: u16,
     /// What was accepted.
     pub state: ReplicaState,
 }
@@ -87,11 +89,12 @@ fn word(block: &Block, at: usize) -> u64 {
 /// A superblock as it is written.
 pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     let mut block = Box::new([0; BLOCK_BYTES]);
-    let Superblock { volume, bytes, region_bytes, fresh, state } = superblock;
+    let Superblock { volume, bytes, region_bytes, fresh, window, state } = superblock;
     block[32..48].copy_from_slice(volume.as_bytes());
     block[48..56].copy_from_slice(&bytes.to_le_bytes());
     block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
     block[60] = u8::from(*fresh);
+    block[62..64].copy_from_slice(&window.to_le_bytes());
     block[64..72].copy_from_slice(&state.epoch.0.to_le_bytes());
     block[72..88].copy_from_slice(&state.head.0.to_le_bytes());
     seal(&mut block, SUPERBLOCK, sequence);
@@ -110,6 +113,7 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
         bytes: word(block, 48),
         region_bytes: u32::from_le_bytes([block[56], block[57], block[58], block[59]]),
         fresh: block[60] != 0,
+        window: u16::from_le_bytes([block[62], block[63]]),
         state: ReplicaState { epoch: Epoch(word(block, 64)), head: HeadId(head) },
     };
     Some((superblock, sequence))
@@ -150,6 +154,7 @@ mod tests {
             bytes: 1 << 30,
             region_bytes: 1 << 20,
             fresh: false,
+            window: 4000,
             state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
         }
     }

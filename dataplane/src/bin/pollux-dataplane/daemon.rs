@@ -10,6 +10,7 @@ use dataplane::device::nvmf::ControllerTable;
 use dataplane::logs::LogControl;
 use dataplane::lvol::StoreSet;
 use dataplane::metrics;
+use dataplane::replication::VolumeTable;
 use dataplane::rpc::{self, Control, ControlSocket, Methods, Notifications};
 use dataplane::target::Target;
 use reactors::{IdleMode, PoolConfig, ReactorOutcome, Reactors, ReactorsConfig};
@@ -37,6 +38,7 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
         assembly,
         stores: StoreSet::new(devices.clone(), reactors.handles().to_vec()),
         devices,
+        volumes: VolumeTable::default(),
         controllers: ControllerTable::default(),
         #[cfg(feature = "spdk")]
         spdk: spdk_table(settings)?,

@@ -5,6 +5,7 @@ pub(super) mod logging;
 pub(super) mod lvol;
 pub(super) mod nvmf;
 pub(super) mod process;
+pub(super) mod volume;
 
 use serde_json::Value;
 

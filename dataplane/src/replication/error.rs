@@ -1,0 +1,86 @@
+//! What can go wrong with a replica or a volume as a whole.
+
+use uuid::Uuid;
+
+use crate::device::DeviceError;
+use crate::lvol::MediaOpenError;
+use crate::store::MediaError;
+use crate::volume::MembersRefused;
+
+/// A replica or volume could not be made, opened, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// The device is missing, in use, or does not open.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The device cannot be read by a control thread.
+    #[error(transparent)]
+    Open(#[from] MediaOpenError),
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Media(#[from] MediaError),
+    /// No room for data beside the metadata.
+    #[error("device {device} is too small for a replica of {bytes} bytes")]
+    TooSmall {
+        /// Which.
+        device: String,
+        /// What it should hold.
+        bytes: u64,
+    },
+    /// The device holds a replica of another volume.
+    #[error("device {device} holds a replica of volume {found}, not of {wanted}")]
+    OtherVolume {
+        /// Which.
+        device: String,
+        /// What it holds.
+        found: Uuid,
+        /// What was asked for.
+        wanted: Uuid,
+    },
+    /// The device is no replica, or not one of this volume.
+    #[error("device {device} is no replica of volume {volume}")]
+    NoReplica {
+        /// Which.
+        device: String,
+        /// Of what it should be one.
+        volume: Uuid,
+    },
+    /// None of the replicas answers.
+    #[error("no replica of volume {0} can be reached")]
+    Unreachable(Uuid),
+    /// 1 to 5 replicas, each once.
+    #[error("{0} replicas: a volume has 1 to 5, each named once")]
+    Replicas(usize),
+    /// `min_in_sync` is more than there are replicas, or none.
+    #[error("min_in_sync {min_in_sync} with {replicas} replicas")]
+    MinInSync {
+        /// Asked for.
+        min_in_sync: u8,
+        /// There are.
+        replicas: usize,
+    },
+    /// There is such a volume.
+    #[error("a volume named {0} exists already")]
+    Exists(String),
+    /// There is no such volume.
+    #[error("no volume named {0}")]
+    NotFound(String),
+    /// A name that is no replica of the volume.
+    #[error("{0} is no replica of the volume")]
+    NotAMember(String),
+    /// The record cannot be followed.
+    #[error(transparent)]
+    Members(#[from] MembersRefused),
+    /// The volume is active here already.
+    #[error("the volume is active here at epoch {0}")]
+    Active(u64),
+    /// The volume is active here, so that it cannot be removed.
+    #[error("volume {0} is active")]
+    InUse(String),
+    /// The replicas did not all accept in time; it goes on trying.
+    #[error("not every replica of volume {0} has accepted the head yet; see volume_get")]
+    NotYet(String),
+    /// The system gives no thread or descriptor.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}

@@ -1,0 +1,293 @@
+//! One copy of a volume, on a device.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fabrics::Now;
+use reactors::Clock;
+use uuid::Uuid;
+
+use super::error::ReplicationError;
+use super::replica_queue::ReplicaQueue;
+use super::window::{ANSWERS_MAX, Answer, Answers, BLOCKS, Verdict, WINDOWS};
+use crate::device::{
+    Claim, Device, DeviceCounters, DeviceError, DeviceInfo, Operations, Queue, QueueContext,
+};
+use crate::lvol::DeviceMedia;
+use crate::store::{Block, Media};
+use crate::volume::format::{self, BLOCK_BYTES, Superblock};
+use crate::volume::{Epoch, HeadId, REGION_BYTES_MAX, Replica, ReplicaState, Session};
+
+/// How long a replica lets nobody else in after it heard from the head.
+pub(super) const LEASE: Duration = Duration::from_secs(2);
+/// Base-two logarithm of [`BLOCK_BYTES`].
+pub(super) const BLOCK_SHIFT: u8 = 12;
+
+/// What a replica is, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaInfo {
+    /// The volume it is a copy of.
+    pub volume: Uuid,
+    /// Bytes that hosts see.
+    pub bytes: u64,
+    /// The highest epoch it accepted.
+    pub epoch: Epoch,
+    /// Whether a head is attached.
+    pub attached: bool,
+    /// Whether it has been up since it was last known to hold everything.
+    pub sound: bool,
+}
+
+/// One copy of a volume.
+pub struct ReplicaDevice {
+    shared: Arc<Shared>,
+}
+
+/// What its queues share.
+pub(super) struct Shared {
+    name: Arc<str>,
+    uuid: Uuid,
+    pub(super) base: Arc<dyn Device>,
+    _claim: Option<Claim>,
+    pub(super) place: Place,
+    state: Mutex<State>,
+    pub(super) clock: Clock,
+}
+
+/// Where things lie, in logical blocks of the base device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Base-two logarithm of logical blocks in a block of metadata.
+    pub(super) shift: u8,
+    /// The superblock's first copy; the pages follow its second.
+    pub(super) metadata: u64,
+    /// The end of the pages.
+    pub(super) end: u64,
+}
+
+impl Place {
+    /// For `bytes` bytes that hosts see.
+    pub(super) fn new(bytes: u64, region_bytes: u32, block_shift: u8) -> Self {
+        let blocks = format::metadata_blocks(bytes.div_ceil(u64::from(region_bytes)));
+        let shift = BLOCK_SHIFT - block_shift;
+        let metadata = bytes.div_ceil(BLOCK_BYTES as u64) << shift;
+        Self { shift, metadata, end: metadata + (blocks << shift) }
+    }
+
+    /// A block of metadata.
+    pub(super) fn at(&self, block: u64) -> u64 {
+        self.metadata + (block << self.shift)
+    }
+
+    /// Blocks of the superblock: only the replica itself touches them.
+    pub(super) fn superblock(&self) -> std::ops::Range<u64> {
+        self.at(0)..self.at(2)
+    }
+}
+
+/// What changes.
+pub(super) struct State {
+    pub(super) machine: Replica,
+    pub(super) superblock: Superblock,
+    pub(super) sequence: u64,
+    /// Of the head that is attached.
+    pub(super) window: u16,
+    /// A superblock is on its way.
+    pub(super) persisting: bool,
+    answers: VecDeque<Answer>,
+}
+
+impl State {
+    pub(super) fn answer(&mut self, session: Session, verdict: Verdict) {
+        self.answers.retain(|answer| answer.session != session);
+        if self.answers.len() == ANSWERS_MAX {
+            self.answers.pop_front();
+        }
+        self.answers.push_back(Answer { session, verdict });
+    }
+
+    pub(super) fn next_window(&self) -> u16 {
+        self.window % (WINDOWS - 1) + 1
+    }
+
+    pub(super) fn answers(&self) -> Answers {
+        Answers {
+            volume: self.superblock.volume,
+            bytes: self.superblock.bytes,
+            region_bytes: self.superblock.region_bytes,
+            epoch: self.machine.state().epoch,
+            list: self.answers.iter().copied().collect(),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now(self.clock.now().as_nanos())
+    }
+}
+
+/// What lies where in a device, for a control thread.
+struct Disk {
+    media: DeviceMedia,
+    device: String,
+}
+
+impl Disk {
+    fn open(base: &Arc<dyn Device>) -> Result<Self, ReplicationError> {
+        Ok(Self { media: DeviceMedia::open(base.as_ref())?, device: base.info().name.to_string() })
+    }
+
+    /// Most bytes that hosts can see of it: what is left beside the metadata, in whole regions.
+    fn capacity(&self) -> u64 {
+        let (mut regions, blocks) =
+            (self.media.blocks() * BLOCK_BYTES as u64 / u64::from(REGION_BYTES_MAX), self.media.blocks());
+        let per_region = u64::from(REGION_BYTES_MAX) / BLOCK_BYTES as u64;
+        while regions > 0 && regions * per_region + format::metadata_blocks(regions) > blocks {
+            regions -= 1;
+        }
+        regions * u64::from(REGION_BYTES_MAX)
+    }
+
+    fn read(&mut self, block: u64) -> Result<Box<format::Block>, ReplicationError> {
+        let mut bytes = Box::new([0; BLOCK_BYTES]);
+        self.media.read(Block(block), &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn superblock(&mut self, bytes: u64) -> Result<Option<(Superblock, u64)>, ReplicationError> {
+        let at = bytes.div_ceil(BLOCK_BYTES as u64);
+        if at + 2 > self.media.blocks() {
+            return Ok(None);
+        }
+        let (first, second) = (self.read(at)?, self.read(at + 1)?);
+        Ok(format::decode_superblock([&first, &second]))
+    }
+
+    /// Writes an empty replica. With `equal`, its content is known to be that of the others: all zeroes.
+    fn format(&mut self, superblock: &Superblock, equal: bool) -> Result<(), ReplicationError> {
+        let regions = superblock.bytes.div_ceil(u64::from(superblock.region_bytes));
+        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64);
+        if at + format::metadata_blocks(regions) > self.media.blocks() {
+            return Err(ReplicationError::TooSmall { device: self.device.clone(), bytes: superblock.bytes });
+        }
+        let words = [if equal { 0 } else { u64::MAX }; format::PAGE_WORDS];
+        for page in 0..u32::try_from(format::pages(regions)).unwrap_or(u32::MAX) {
+            for copy in 0..2 {
+                let block = format::encode_page(page, &words, 1);
+                self.media.write(Block(at + format::page_at(page, copy)), &block)?;
+            }
+        }
+        for copy in 0..2 {
+            let block = format::encode_superblock(superblock, 1);
+            self.media.write(Block(at + format::superblock_at(copy)), &block)?;
+        }
+        self.media.flush()?;
+        Ok(())
+    }
+}
+
+impl ReplicaDevice {
+    /// Opens the replica of `volume` on a device, and makes it when there is none. `bytes`: what hosts see; all that fits by
+    /// default. `zeroed`: the device reads as zeroes everywhere, so that a new replica needs no copying.
+    ///
+    /// # Errors
+    /// When the device fails, is too small, or holds a replica of another volume.
+    pub fn open(
+        name: &str,
+        base: Arc<dyn Device>,
+        claim: Option<Claim>,
+        volume: Uuid,
+        bytes: Option<u64>,
+        zeroed: bool,
+    ) -> Result<Self, ReplicationError> {
+        let mut disk = Disk::open(&base)?;
+        let bytes = bytes.unwrap_or_else(|| disk.capacity());
+        if bytes == 0 || bytes > disk.capacity() {
+            return Err(ReplicationError::TooSmall { device: disk.device.clone(), bytes });
+        }
+        let (superblock, sequence) = match disk.superblock(bytes)? {
+            Some((found, _)) if found.volume != volume => {
+                let (device, found, wanted) = (disk.device.clone(), found.volume, volume);
+                return Err(ReplicationError::OtherVolume { device, found, wanted });
+            }
+            Some(found) => found,
+            None => {
+                let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
+                let superblock = Superblock {
+                    volume,
+                    bytes,
+                    region_bytes: REGION_BYTES_MAX,
+                    fresh: true,
+                    window: 0,
+                    state,
+                };
+                disk.format(&superblock, zeroed)?;
+                (superblock, 1)
+            }
+        };
+        let clock = Clock::new();
+        let now = Now(clock.now().as_nanos());
+        let lease_ns = u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX);
+        let state = State {
+            machine: Replica::new(superblock.state, superblock.fresh, lease_ns, now),
+            superblock,
+            sequence,
+            window: superblock.window,
+            persisting: false,
+            answers: VecDeque::new(),
+        };
+        let place = Place::new(superblock.bytes, superblock.region_bytes, base.info().block_size.shift());
+        let uuid = Uuid::new_v5(&volume, base.info().uuid.as_bytes());
+        let state = Mutex::new(state);
+        Ok(Self {
+            shared: Arc::new(Shared { name: name.into(), uuid, base, _claim: claim, place, state, clock }),
+        })
+    }
+
+    /// What it is now.
+    pub fn replica(&self) -> ReplicaInfo {
+        let state = self.shared.lock();
+        ReplicaInfo {
+            volume: state.superblock.volume,
+            bytes: state.superblock.bytes,
+            epoch: state.machine.state().epoch,
+            attached: state.machine.session().is_some(),
+            sound: state.machine.is_sound(),
+        }
+    }
+
+    /// Name of the device it lies on.
+    pub fn base_name(&self) -> String {
+        self.shared.base.info().name.to_string()
+    }
+}
+
+impl Device for ReplicaDevice {
+    fn info(&self) -> DeviceInfo {
+        let base = self.shared.base.info();
+        DeviceInfo {
+            name: Arc::clone(&self.shared.name),
+            product: "Replica of a volume",
+            uuid: self.shared.uuid,
+            blocks: BLOCKS,
+            // Flushes are called through the door.
+            operations: base.operations - Operations::FLUSH,
+            ..base
+        }
+    }
+
+    fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
+        let inner = self.shared.base.open_queue(context)?;
+        Ok(Box::new(ReplicaQueue::new(Arc::clone(&self.shared), inner, context)))
+    }
+
+    fn counters(&self) -> DeviceCounters {
+        self.shared.base.counters()
+    }
+}

@@ -1,0 +1,445 @@
+//! The replicas and volumes of a process, by name; and what happened to them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::ReplicationError;
+use super::replica::{ReplicaDevice, ReplicaInfo};
+use super::volume::{HeadStatus, Shape, VolumeDevice};
+use super::window::{Answers, DOOR_BYTES};
+use crate::device::{ClaimKind, Device, DeviceRegistry, Operations};
+use crate::lvol::DeviceMedia;
+use crate::store::{Block, Media};
+use crate::volume::{Epoch, Event, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters};
+
+/// Events that are kept; the oldest go first.
+const EVENTS_MAX: usize = 1024;
+/// How long an activation is waited for.
+const ACTIVATION_MAX: Duration = Duration::from_secs(8);
+/// How often its progress is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How a volume is made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreateVolume {
+    /// Its name, and that of its device.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Devices of its replicas, in the same order on every node.
+    pub replicas: Vec<String>,
+    /// Replicas that must be in sync for a write.
+    pub min_in_sync: u8,
+}
+
+/// A replica of a volume, as this node knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaStatus {
+    /// Name of its device.
+    pub name: String,
+    /// Recorded as in sync.
+    pub in_sync: bool,
+    /// It gets every write.
+    pub attached: bool,
+    /// Given up, and still recorded.
+    pub failed: bool,
+    /// Regions that are still to be copied to it.
+    pub regions_stale: u64,
+}
+
+/// A volume, as this node knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeStatus {
+    /// How it was made.
+    pub created: CreateVolume,
+    /// Bytes that hosts see.
+    pub bytes: u64,
+    /// How it is here: `inactive`, `activating`, `active`, `changing`, `draining`, `deposed`.
+    pub state: &'static str,
+    /// The epoch of the last activation.
+    pub epoch: Option<u64>,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Regions whose intent bit is set.
+    pub regions_dirty: u64,
+    /// What the last activation has done.
+    pub counters: VolumeCounters,
+}
+
+/// Something that happened to a volume.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VolumeEvent {
+    /// Counts up from 1.
+    pub id: u64,
+    /// Whose.
+    pub volume: String,
+    /// What: its kind in `event`, the epoch, and what belongs to it.
+    pub what: Value,
+}
+
+#[derive(Default)]
+struct Ring {
+    kept: VecDeque<VolumeEvent>,
+    last: u64,
+}
+
+#[derive(Default)]
+struct Events {
+    ring: Mutex<Ring>,
+    news: Condvar,
+}
+
+impl Events {
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, volume: &str, what: Value) {
+        let mut ring = self.lock();
+        if ring.kept.len() == EVENTS_MAX {
+            ring.kept.pop_front();
+        }
+        ring.last += 1;
+        let id = ring.last;
+        ring.kept.push_back(VolumeEvent { id, volume: volume.to_owned(), what });
+        drop(ring);
+        self.news.notify_all();
+    }
+}
+
+/// Called with the name of a volume when it begins (`true`) or ceases to serve here.
+pub(crate) type OnServing = Arc<dyn Fn(&str, bool) + Send + Sync>;
+
+/// The replicas and volumes of a process.
+#[derive(Default)]
+pub struct VolumeTable {
+    replicas: Mutex<BTreeMap<String, Arc<ReplicaDevice>>>,
+    volumes: Mutex<BTreeMap<String, (CreateVolume, Arc<VolumeDevice>)>>,
+    events: Arc<Events>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl VolumeTable {
+    // Replicas
+
+    /// Opens the replica of a volume on a device, makes it when there is none, and adds its device to the registry.
+    ///
+    /// # Errors
+    /// As [`ReplicaDevice::open`], and when the device is missing or in use, or the name taken.
+    pub fn create_replica(
+        &self,
+        registry: &DeviceRegistry,
+        name: &str,
+        base: &str,
+        volume: Uuid,
+        bytes: Option<u64>,
+        zeroed: bool,
+    ) -> Result<(), ReplicationError> {
+        let claim = registry.claim(base, ClaimKind::Exclusive, &format!("replica {name}"))?;
+        let device = Arc::clone(claim.device());
+        let replica = Arc::new(ReplicaDevice::open(name, device, Some(claim), volume, bytes, zeroed)?);
+        registry.add(Arc::clone(&replica) as Arc<dyn Device>)?;
+        locked(&self.replicas).insert(name.to_owned(), replica);
+        Ok(())
+    }
+
+    /// Removes a replica's device; what is on the device below stays. Nobody may use it any more.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is in use.
+    pub fn delete_replica(&self, registry: &DeviceRegistry, name: &str) -> Result<(), ReplicationError> {
+        if !locked(&self.replicas).contains_key(name) {
+            return Err(ReplicationError::NotAMember(name.to_owned()));
+        }
+        registry.delete(name)?;
+        locked(&self.replicas).remove(name);
+        Ok(())
+    }
+
+    /// The replicas of this process: name, device below, and what they are.
+    pub fn replicas(&self) -> Vec<(String, String, ReplicaInfo)> {
+        let replicas = locked(&self.replicas);
+        replicas
+            .iter()
+            .map(|(name, replica)| (name.clone(), replica.base_name(), replica.replica()))
+            .collect()
+    }
+
+    // Volumes
+
+    /// Makes a volume of replicas that exist, inactive, and adds its device to the registry.
+    ///
+    /// # Errors
+    /// When a replica is missing, no replica, or of another volume; when none can be reached; or the name is taken.
+    pub fn create_volume(
+        &self,
+        registry: &DeviceRegistry,
+        create: CreateVolume,
+    ) -> Result<(), ReplicationError> {
+        let count = create.replicas.len();
+        if count == 0 || count > usize::from(REPLICAS_MAX) {
+            return Err(ReplicationError::Replicas(count));
+        }
+        if create.min_in_sync == 0 || usize::from(create.min_in_sync) > count {
+            return Err(ReplicationError::MinInSync { min_in_sync: create.min_in_sync, replicas: count });
+        }
+        let twice = |(at, name): (usize, &String)| create.replicas[..at].contains(name);
+        if create.replicas.iter().enumerate().any(twice) {
+            return Err(ReplicationError::Replicas(count));
+        }
+        if locked(&self.volumes).contains_key(&create.name) {
+            return Err(ReplicationError::Exists(create.name));
+        }
+        let shape = self.shape(registry, &create)?;
+        let volume = Arc::new(VolumeDevice::new(shape));
+        registry.add(Arc::clone(&volume) as Arc<dyn Device>)?;
+        locked(&self.volumes).insert(create.name.clone(), (create, volume));
+        Ok(())
+    }
+
+    /// What the replicas say about the volume.
+    fn shape(&self, registry: &DeviceRegistry, create: &CreateVolume) -> Result<Shape, ReplicationError> {
+        let mut replicas = Vec::new();
+        let mut said: Option<Answers> = None;
+        let mut block_size = None;
+        for name in &create.replicas {
+            let device = registry.get(name)?;
+            let no_replica = || ReplicationError::NoReplica { device: name.clone(), volume: create.uuid };
+            let info = device.info();
+            let usable = info.operations.contains(Operations::WRITE_ZEROES | Operations::FUA);
+            if !usable || *block_size.get_or_insert(info.block_size) != info.block_size {
+                return Err(no_replica());
+            }
+            // One that cannot be reached now is taken on trust: it must say who it is when it is.
+            if let Some(answers) = ask(device.as_ref()) {
+                let answers =
+                    answers.filter(|answers| answers.volume == create.uuid).ok_or_else(no_replica)?;
+                let first = said.get_or_insert_with(|| answers.clone());
+                if (first.bytes, first.region_bytes) != (answers.bytes, answers.region_bytes) {
+                    return Err(no_replica());
+                }
+            }
+            replicas.push((name.clone(), device));
+        }
+        let said = said.ok_or(ReplicationError::Unreachable(create.uuid))?;
+        let here = locked(&self.replicas);
+        let local = create.replicas.iter().position(|name| here.contains_key(name));
+        Ok(Shape {
+            name: create.name.as_str().into(),
+            uuid: create.uuid,
+            bytes: said.bytes,
+            region_bytes: said.region_bytes,
+            block_size: block_size.unwrap_or(crate::device::BlockSize::B4096),
+            min_in_sync: create.min_in_sync,
+            replicas,
+            local: local.and_then(|at| u8::try_from(at).ok()).map(ReplicaIndex),
+        })
+    }
+
+    fn volume(&self, name: &str) -> Result<(CreateVolume, Arc<VolumeDevice>), ReplicationError> {
+        locked(&self.volumes).get(name).cloned().ok_or_else(|| ReplicationError::NotFound(name.to_owned()))
+    }
+
+    /// Removes a volume that is not active here; its replicas stay. Nobody may use its device any more.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is active or in use.
+    pub fn delete_volume(&self, registry: &DeviceRegistry, name: &str) -> Result<(), ReplicationError> {
+        let (_, volume) = self.volume(name)?;
+        let over = |status: &HeadStatus| matches!(status.phase, Phase::Deposed | Phase::Released);
+        if volume.status().is_some_and(|status| !over(&status)) {
+            return Err(ReplicationError::InUse(name.to_owned()));
+        }
+        registry.delete(name)?;
+        let removed = locked(&self.volumes).remove(name);
+        drop(removed);
+        Ok(())
+    }
+
+    /// Makes this node the head of a volume, for a record: its epoch and the replicas in sync. Waits until it serves.
+    ///
+    /// # Errors
+    /// When it is active already, a name is no replica, or not every replica accepts in time: then it goes on trying, and
+    /// proposes what to record.
+    pub fn activate(
+        &self,
+        name: &str,
+        epoch: u64,
+        in_sync: &[String],
+        on_serving: OnServing,
+    ) -> Result<(), ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        let members = members(&create, in_sync)?;
+        let (events, owner) = (Arc::clone(&self.events), create.clone());
+        let on_event = move |at: Epoch, event: &Event| {
+            if let Some(what) = describe(&owner, at, event) {
+                tracing::info!(volume = owner.name, %what, "volume event");
+                events.push(&owner.name, what);
+            }
+            match event {
+                Event::Active { .. } => on_serving(&owner.name, true),
+                Event::Deposed { .. } | Event::Released => on_serving(&owner.name, false),
+                _ => {}
+            }
+        };
+        volume.activate(Epoch(epoch), members, Box::new(on_event))?;
+        let deadline = Instant::now() + ACTIVATION_MAX;
+        while Instant::now() < deadline {
+            match volume.status().map(|status| status.phase) {
+                Some(Phase::Fencing { .. }) => std::thread::sleep(LOOK_INTERVAL),
+                Some(Phase::Deposed | Phase::Released) | None => break,
+                Some(_) => return Ok(()),
+            }
+        }
+        Err(ReplicationError::NotYet(name.to_owned()))
+    }
+
+    /// Takes no more commands, finishes those under way, and lets go of the replicas. Waits until that is done.
+    ///
+    /// # Errors
+    /// When there is no such volume.
+    pub fn deactivate(&self, name: &str) -> Result<(), ReplicationError> {
+        let (_, volume) = self.volume(name)?;
+        volume.deactivate();
+        let deadline = Instant::now() + ACTIVATION_MAX;
+        while Instant::now() < deadline {
+            match volume.status().map(|status| status.phase) {
+                Some(Phase::Draining) => std::thread::sleep(LOOK_INTERVAL),
+                _ => return Ok(()),
+            }
+        }
+        Err(ReplicationError::NotYet(name.to_owned()))
+    }
+
+    /// Follows a record.
+    ///
+    /// # Errors
+    /// When there is no such volume, a name is no replica, or the head cannot follow it.
+    pub fn set_members(&self, name: &str, epoch: u64, in_sync: &[String]) -> Result<(), ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        let members = members(&create, in_sync)?;
+        volume.set_members(Epoch(epoch), members)?;
+        Ok(())
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// When there is no such volume.
+    pub fn get(&self, name: &str) -> Result<VolumeStatus, ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        Ok(status(create, &volume))
+    }
+
+    /// Every volume, in the order of names.
+    pub fn list(&self) -> Vec<VolumeStatus> {
+        let volumes = locked(&self.volumes);
+        volumes.values().map(|(create, volume)| status(create.clone(), volume)).collect()
+    }
+
+    /// Events after `since`, oldest first; waits for one if there is none.
+    pub fn events(&self, since: u64, wait: Duration) -> Vec<VolumeEvent> {
+        let deadline = Instant::now() + wait;
+        let mut ring = self.events.lock();
+        while ring.last <= since {
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            ring = self.events.news.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        ring.kept.iter().filter(|event| event.id > since).cloned().collect()
+    }
+}
+
+/// What is behind the door of a device. Outer `None`: it cannot be read; inner `None`: it is no replica.
+fn ask(device: &dyn Device) -> Option<Option<Answers>> {
+    let mut bytes = [0; DOOR_BYTES];
+    DeviceMedia::open(device).ok()?.read(Block(0), &mut bytes).ok()?;
+    Some(Answers::decode(&bytes))
+}
+
+fn members(create: &CreateVolume, names: &[String]) -> Result<Members, ReplicationError> {
+    let index = |name: &String| {
+        let at = create.replicas.iter().position(|replica| replica == name);
+        let at = at.and_then(|at| u8::try_from(at).ok());
+        at.map(ReplicaIndex).ok_or_else(|| ReplicationError::NotAMember(name.clone()))
+    };
+    if names.is_empty() {
+        return Err(ReplicationError::Replicas(0));
+    }
+    names.iter().map(index).collect()
+}
+
+fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
+    let head = volume.status();
+    let state = match head.as_ref().map(|head| head.phase) {
+        None | Some(Phase::Released) => "inactive",
+        Some(Phase::Fencing { .. }) => "activating",
+        Some(Phase::Active) => "active",
+        Some(Phase::Changing { .. }) => "changing",
+        Some(Phase::Draining) => "draining",
+        Some(Phase::Deposed) => "deposed",
+    };
+    let has = |members: fn(&HeadStatus) -> Members, replica| {
+        head.as_ref().is_some_and(|head| members(head).has(replica))
+    };
+    let replica = |(index, name): (u8, &String)| {
+        let index = ReplicaIndex(index);
+        ReplicaStatus {
+            name: name.clone(),
+            in_sync: has(|head| head.recorded, index),
+            attached: has(|head| head.attached, index),
+            failed: has(|head| head.failed, index),
+            regions_stale: head.as_ref().map_or(0, |head| head.stale[index.index()]),
+        }
+    };
+    let replicas = (0..).zip(&created.replicas).map(replica).collect();
+    VolumeStatus {
+        bytes: volume.shape().bytes,
+        state,
+        epoch: head.as_ref().map(|head| head.epoch.0),
+        replicas,
+        regions_dirty: head.as_ref().map_or(0, |head| head.dirty),
+        counters: head.map(|head| head.counters).unwrap_or_default(),
+        created,
+    }
+}
+
+/// An event as people and programs read it; `None` for ends of commands.
+fn describe(create: &CreateVolume, epoch: Epoch, event: &Event) -> Option<Value> {
+    let names = |members: Members| -> Vec<&String> {
+        members.iter().filter_map(|replica| create.replicas.get(replica.index())).collect()
+    };
+    let name = |replica: &ReplicaIndex| create.replicas.get(replica.index());
+    Some(match event {
+        Event::Done { .. } => return None,
+        Event::Active { epoch, in_sync } => {
+            json!({"event": "active", "epoch": epoch.0, "in_sync": names(*in_sync)})
+        }
+        Event::ProposeOut { replicas, epoch, reason } => json!({
+            "event": "propose_out", "epoch": epoch.0, "replicas": names(*replicas), "reason": reason.as_str(),
+        }),
+        Event::ProposeIn { replicas, epoch } => {
+            json!({"event": "propose_in", "epoch": epoch.0, "replicas": names(*replicas)})
+        }
+        Event::Detached { replica, reason } => json!({
+            "event": "detached", "epoch": epoch.0, "replica": name(replica), "reason": reason.as_str(),
+        }),
+        Event::Resync { replica, regions } => {
+            json!({"event": "resync", "epoch": epoch.0, "replica": name(replica), "regions": regions})
+        }
+        Event::Unflushed => json!({"event": "unflushed", "epoch": epoch.0}),
+        Event::Deposed { superseded } => {
+            json!({"event": "deposed", "epoch": epoch.0, "superseded": superseded})
+        }
+        Event::Released => json!({"event": "released", "epoch": epoch.0}),
+    })
+}

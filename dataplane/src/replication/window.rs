@@ -1,0 +1,229 @@
+//! How a head talks to a replica, in plain reads and writes.
+//!
+//! The blocks of a replica are seen through windows. Window 0 is the door: the head writes a [`Call`] there, and reads the
+//! [`Answer`]s. Being accepted gives the head a window of its own, in which the device's blocks lie: data first, then the
+//! pages of the write-intent bitmap. When another head is accepted, or the same one anew, the window changes, and what was
+//! sent to the one before is refused, wherever it is on its way. So fencing needs nothing of the connections between them:
+//! every single command carries its attachment.
+//!
+//! A flush names no blocks, so it is called through the door.
+
+use std::ops::Range;
+
+use nvme::Lba;
+use uuid::Uuid;
+
+use crate::volume::{Epoch, HeadId, Session};
+
+/// Bytes of a call and of the answers.
+pub(super) const DOOR_BYTES: usize = 4096;
+/// Logical blocks of a window: 256 TiB of 4 KiB, as much as the largest volume of a store.
+const WINDOW_SHIFT: u32 = 36;
+/// Windows, the door included. Numbers are used in turn, so that one comes again only after all others.
+pub(super) const WINDOWS: u16 = 1 << 12;
+/// Answers that are kept: one for each head that may ask at a time, with room to spare.
+pub(super) const ANSWERS_MAX: usize = 16;
+
+const CALL_MAGIC: [u8; 8] = *b"PLXCALL1";
+const ANSWER_MAGIC: [u8; 8] = *b"PLXANSW1";
+const ANSWER_BYTES: usize = 64;
+
+/// Capacity of a replica's device in logical blocks, all windows together.
+pub(super) const BLOCKS: u64 = (WINDOWS as u64) << WINDOW_SHIFT;
+
+/// The address of a block in a window.
+pub(super) fn lba(window: u16, block: u64) -> Lba {
+    Lba(u64::from(window) << WINDOW_SHIFT | block)
+}
+
+/// The window and the blocks within that a range of addresses lies in, when it is one window.
+pub(super) fn split(blocks: &Range<u64>) -> Option<(u16, Range<u64>)> {
+    let window = blocks.start >> WINDOW_SHIFT;
+    let last = blocks.end.checked_sub(1)? >> WINDOW_SHIFT;
+    let base = window << WINDOW_SHIFT;
+    (window == last)
+        .then(|| (u16::try_from(window).unwrap_or(u16::MAX), blocks.start - base..blocks.end - base))
+}
+
+/// What a head asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ask {
+    /// To be accepted.
+    Fence { epoch: Epoch, sound: bool },
+    /// That its lease be renewed.
+    Renew { sound: bool },
+    /// That its lease end.
+    Release,
+    /// That the device be flushed.
+    Flush,
+}
+
+/// Written to the door.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Call {
+    pub(super) volume: Uuid,
+    pub(super) session: Session,
+    pub(super) ask: Ask,
+}
+
+impl Call {
+    pub(super) fn encode(&self) -> [u8; DOOR_BYTES] {
+        let mut bytes = [0; DOOR_BYTES];
+        bytes[..8].copy_from_slice(&CALL_MAGIC);
+        bytes[8..24].copy_from_slice(self.volume.as_bytes());
+        bytes[24..40].copy_from_slice(&self.session.head.0.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.session.number.to_le_bytes());
+        let (kind, epoch, sound) = match self.ask {
+            Ask::Fence { epoch, sound } => (0, epoch, sound),
+            Ask::Renew { sound } => (1, Epoch(0), sound),
+            Ask::Release => (2, Epoch(0), false),
+            Ask::Flush => (3, Epoch(0), false),
+        };
+        (bytes[44], bytes[45]) = (kind, u8::from(sound));
+        bytes[48..56].copy_from_slice(&epoch.0.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8; DOOR_BYTES]) -> Option<Self> {
+        let sound = bytes[45] != 0;
+        let ask = match bytes[44] {
+            0 => Ask::Fence { epoch: Epoch(u64::from_le_bytes(part(bytes, 48))), sound },
+            1 => Ask::Renew { sound },
+            2 => Ask::Release,
+            3 => Ask::Flush,
+            _ => return None,
+        };
+        let session = Session {
+            head: HeadId(u128::from_le_bytes(part(bytes, 24))),
+            number: u32::from_le_bytes(part(bytes, 40)),
+        };
+        (bytes[..8] == CALL_MAGIC).then(|| Self { volume: Uuid::from_bytes(part(bytes, 8)), session, ask })
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
+
+/// What became of a fence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    Accepted { window: u16, sound: bool },
+    Later { ns: u64 },
+    Superseded,
+}
+
+/// An answer to the fence of one attachment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Answer {
+    pub(super) session: Session,
+    pub(super) verdict: Verdict,
+}
+
+/// What is read from the door.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Answers {
+    pub(super) volume: Uuid,
+    /// Bytes that hosts see.
+    pub(super) bytes: u64,
+    pub(super) region_bytes: u32,
+    pub(super) epoch: Epoch,
+    pub(super) list: Vec<Answer>,
+}
+
+impl Answers {
+    pub(super) fn encode(&self) -> [u8; DOOR_BYTES] {
+        let mut bytes = [0; DOOR_BYTES];
+        bytes[..8].copy_from_slice(&ANSWER_MAGIC);
+        bytes[8..24].copy_from_slice(self.volume.as_bytes());
+        bytes[24..32].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.region_bytes.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.epoch.0.to_le_bytes());
+        for (answer, at) in self.list.iter().take(ANSWERS_MAX).zip(bytes[64..].chunks_exact_mut(ANSWER_BYTES))
+        {
+            at[..16].copy_from_slice(&answer.session.head.0.to_le_bytes());
+            at[16..20].copy_from_slice(&answer.session.number.to_le_bytes());
+            let (kind, sound, window, ns) = match answer.verdict {
+                Verdict::Accepted { window, sound } => (1, sound, window, 0),
+                Verdict::Later { ns } => (2, false, 0, ns),
+                Verdict::Superseded => (3, false, 0, 0),
+            };
+            (at[20], at[21]) = (kind, u8::from(sound));
+            at[22..24].copy_from_slice(&window.to_le_bytes());
+            at[24..32].copy_from_slice(&ns.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8; DOOR_BYTES]) -> Option<Self> {
+        let answer = |at: &[u8]| {
+            let verdict = match at[20] {
+                1 => Verdict::Accepted { window: u16::from_le_bytes(part(at, 22)), sound: at[21] != 0 },
+                2 => Verdict::Later { ns: u64::from_le_bytes(part(at, 24)) },
+                3 => Verdict::Superseded,
+                _ => return None,
+            };
+            let head = HeadId(u128::from_le_bytes(part(at, 0)));
+            let session = Session { head, number: u32::from_le_bytes(part(at, 16)) };
+            Some(Answer { session, verdict })
+        };
+        (bytes[..8] == ANSWER_MAGIC).then(|| Self {
+            volume: Uuid::from_bytes(part(bytes, 8)),
+            bytes: u64::from_le_bytes(part(bytes, 24)),
+            region_bytes: u32::from_le_bytes(part(bytes, 32)),
+            epoch: Epoch(u64::from_le_bytes(part(bytes, 40))),
+            list: bytes[64..64 + ANSWERS_MAX * ANSWER_BYTES]
+                .chunks_exact(ANSWER_BYTES)
+                .filter_map(answer)
+                .collect(),
+        })
+    }
+
+    pub(super) fn of(&self, session: Session) -> Option<Verdict> {
+        self.list.iter().find(|answer| answer.session == session).map(|answer| answer.verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: Session = Session { head: HeadId(u128::MAX - 1), number: 9 };
+
+    #[test]
+    fn calls_and_answers_read_back_as_they_were_written() {
+        let volume = Uuid::from_u128(5);
+        for ask in [
+            Ask::Fence { epoch: Epoch(77), sound: true },
+            Ask::Renew { sound: false },
+            Ask::Release,
+            Ask::Flush,
+        ] {
+            let call = Call { volume, session: SESSION, ask };
+            assert_eq!(Call::decode(&call.encode()), Some(call));
+        }
+        assert_eq!(Call::decode(&[0; DOOR_BYTES]), None);
+        let verdicts =
+            [Verdict::Accepted { window: 4095, sound: true }, Verdict::Later { ns: 12 }, Verdict::Superseded];
+        let list = (0..)
+            .zip(verdicts)
+            .map(|(number, verdict)| Answer { session: Session { number, ..SESSION }, verdict });
+        let answers =
+            Answers { volume, bytes: 1 << 40, region_bytes: 1 << 20, epoch: Epoch(3), list: list.collect() };
+        assert_eq!(Answers::decode(&answers.encode()).as_ref(), Some(&answers));
+        assert_eq!(answers.of(Session { number: 1, ..SESSION }), Some(Verdict::Later { ns: 12 }));
+        assert_eq!(answers.of(SESSION), None);
+    }
+
+    #[test]
+    fn addresses_lie_in_one_window_or_in_none() {
+        let at = lba(7, 100).get();
+        assert_eq!(split(&(at..at + 8)), Some((7, 100..108)));
+        let end = lba(8, 0).get();
+        assert_eq!(split(&(end - 1..end)), Some((7, (1 << WINDOW_SHIFT) - 1..1 << WINDOW_SHIFT)));
+        assert_eq!(split(&(end - 1..end + 1)), None);
+        assert_eq!(split(&(5..5)), None);
+    }
+}

@@ -1,0 +1,248 @@
+//! Replicated volumes and their replicas.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::done;
+use crate::described;
+use crate::replication::{CreateVolume, ReplicationError, VolumeStatus};
+use crate::rpc::control::Control;
+use crate::rpc::error::{RpcError, RpcResult};
+use crate::rpc::notify::Topic;
+use crate::rpc::table::{Method, method};
+use crate::target::{AnaState, Target};
+
+// What a head needs while it is being activated or changed must not wait for other changes: those methods count as `read`.
+#[rustfmt::skip]
+pub(in crate::rpc) const METHODS: &[Method] = &[
+    method!(change "replica_create" (ReplicaCreate) -> "the name", replica_create, "Opens the replica of a volume on a device, and makes it when there is none."),
+    method!(change "replica_delete" (Named) -> "`true`", replica_delete, "Closes a replica; namespaces on it are removed first. What is on the device stays."),
+    method!(read "replica_list" (super::NoParams) -> "a list of replicas", replica_list, "Lists the replicas of this process."),
+    method!(change "volume_create" (VolumeCreate) -> "the name", volume_create, "Makes a replicated volume of replicas, local or attached from other nodes. It is not active."),
+    method!(change "volume_delete" (Named) -> "`true`", volume_delete, "Forgets a volume that is not active here; namespaces on it are removed first. Its replicas stay."),
+    method!(read "volume_activate" (Record) -> "`true`", volume_activate, "Makes this node the head of a volume, for a record: nobody else may ever be for the same epoch. Waits until it serves; ANA states of its namespaces become `optimized`."),
+    method!(read "volume_deactivate" (Named) -> "`true`", volume_deactivate, "Lets go of a volume: what is under way is finished, then another node may be the head at once. ANA states of its namespaces become `inaccessible` first."),
+    method!(read "volume_set_members" (Record) -> "`true`", volume_set_members, "Tells the head that the next epoch was recorded, and with which replicas in sync."),
+    method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
+    method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
+    method!(read "volume_events" (VolumeEvents) -> "a list of events with `id` and `volume`", volume_events, "Gives what happened to volumes, and waits for it when asked to."),
+];
+
+described! {
+    /// A replica.
+    struct ReplicaCreate {
+        /// Its name, and that of its device.
+        name: String,
+        /// The device it lies on.
+        bdev_name: String,
+        /// UUID of the volume.
+        volume: Uuid,
+        /// Bytes that hosts see, the same for all replicas. Default: what fits beside the metadata.
+        size_bytes: Option<u64>,
+        /// The device reads as zeroes everywhere, so that a new replica is equal to others of its kind and needs no copying.
+        /// Default `false`.
+        zeroed: Option<bool>,
+    }
+}
+
+described! {
+    /// Which one.
+    struct Named {
+        /// Its name.
+        name: String,
+    }
+}
+
+described! {
+    /// A volume.
+    struct VolumeCreate {
+        /// Its name, and that of its device.
+        name: String,
+        /// Its UUID, the same on every node.
+        uuid: Uuid,
+        /// Devices of its replicas, 1 to 5, in the same order on every node.
+        replicas: Vec<String>,
+        /// Replicas that must be in sync for a write. Default 1.
+        min_in_sync: Option<u8>,
+    }
+}
+
+described! {
+    /// What management has recorded.
+    struct Record {
+        /// Name of the volume.
+        name: String,
+        /// The epoch, higher than every one before.
+        epoch: u64,
+        /// The devices of the replicas in sync.
+        in_sync: Vec<String>,
+    }
+}
+
+described! {
+    /// Which events.
+    struct VolumeEvents {
+        /// Only those with a higher `id`. Default 0.
+        since: Option<u64>,
+        /// Milliseconds to wait for one, at most 30000. Default 0.
+        timeout_ms: Option<u64>,
+    }
+}
+
+/// The longest that a call waits for an event.
+const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+fn refused(error: &ReplicationError) -> RpcError {
+    let errno = match error {
+        ReplicationError::Device(error) => return super::bdev::refused(error),
+        ReplicationError::Exists(_) => Errno::EXIST,
+        ReplicationError::NotFound(_) => Errno::NODEV,
+        ReplicationError::Active(_) | ReplicationError::InUse(_) => Errno::BUSY,
+        ReplicationError::NotYet(_) => Errno::INPROGRESS,
+        ReplicationError::Members(_) => Errno::STALE,
+        ReplicationError::TooSmall { .. } => Errno::NOSPC,
+        ReplicationError::Unreachable(_) => Errno::HOSTUNREACH,
+        ReplicationError::Media(_) | ReplicationError::Open(_) => Errno::IO,
+        ReplicationError::System(source) => Errno::from_io_error(source).unwrap_or(Errno::IO),
+        _ => Errno::INVAL,
+    };
+    let RpcError { code, message } = RpcError::errno(errno);
+    RpcError { code, message: format!("{message}: {error}") }
+}
+
+fn outcome(result: Result<(), ReplicationError>) -> RpcResult {
+    result.map_err(|error| refused(&error))?;
+    done()
+}
+
+fn replica_create(control: &Control, params: ReplicaCreate) -> RpcResult {
+    let ReplicaCreate { name, bdev_name, volume, size_bytes, zeroed } = params;
+    let zeroed = zeroed.unwrap_or(false);
+    let made =
+        control.volumes.create_replica(&control.devices, &name, &bdev_name, volume, size_bytes, zeroed);
+    made.map_err(|error| refused(&error))?;
+    control.notifications.push(Topic::BdevRegister, name.clone());
+    Ok(Value::String(name))
+}
+
+fn replica_delete(control: &Control, params: Named) -> RpcResult {
+    control.target().remove_device(&params.name).map_err(RpcError::internal)?;
+    let deleted = control.volumes.delete_replica(&control.devices, &params.name);
+    deleted.map_err(|error| refused(&error))?;
+    control.notifications.push(Topic::BdevUnregister, params.name);
+    done()
+}
+
+fn replica_list(control: &Control, _: super::NoParams) -> RpcResult {
+    let show = |(name, base, info): (String, String, crate::replication::ReplicaInfo)| {
+        json!({
+            "name": name,
+            "bdev_name": base,
+            "volume": info.volume,
+            "size_bytes": info.bytes,
+            "epoch": info.epoch.0,
+            "attached": info.attached,
+            "sound": info.sound,
+        })
+    };
+    Ok(control.volumes.replicas().into_iter().map(show).collect())
+}
+
+fn volume_create(control: &Control, params: VolumeCreate) -> RpcResult {
+    let VolumeCreate { name, uuid, replicas, min_in_sync } = params;
+    let create = CreateVolume { name: name.clone(), uuid, replicas, min_in_sync: min_in_sync.unwrap_or(1) };
+    control.volumes.create_volume(&control.devices, create).map_err(|error| refused(&error))?;
+    control.notifications.push(Topic::BdevRegister, name.clone());
+    Ok(Value::String(name))
+}
+
+fn volume_delete(control: &Control, params: Named) -> RpcResult {
+    control.target().remove_device(&params.name).map_err(RpcError::internal)?;
+    control.volumes.delete_volume(&control.devices, &params.name).map_err(|error| refused(&error))?;
+    control.notifications.push(Topic::BdevUnregister, params.name);
+    done()
+}
+
+fn volume_activate(control: &Control, params: Record) -> RpcResult {
+    let target = Arc::downgrade(control.shared_target());
+    let on_serving = Arc::new(move |volume: &str, serves: bool| {
+        if let Some(target) = target.upgrade() {
+            show_paths(&target, volume, serves);
+        }
+    });
+    outcome(control.volumes.activate(&params.name, params.epoch, &params.in_sync, on_serving))
+}
+
+fn volume_deactivate(control: &Control, params: Named) -> RpcResult {
+    show_paths(control.target(), &params.name, false);
+    outcome(control.volumes.deactivate(&params.name))
+}
+
+/// Tells the hosts of a volume's namespaces whether this node serves it.
+fn show_paths(target: &Target, volume: &str, serves: bool) {
+    let state = if serves { AnaState::Optimized } else { AnaState::Inaccessible };
+    for (nqn, nsid) in target.device_users(volume) {
+        let Ok(subsystem) = target.subsystem(&nqn) else { continue };
+        let group = subsystem.namespaces.iter().find(|ns| ns.nsid == nsid).map(|ns| ns.ana_group);
+        if !subsystem.options.ana_reporting {
+            continue;
+        }
+        for listener in subsystem.listeners {
+            if let Err(error) = target.set_ana_state(&nqn, listener.address, state, group) {
+                tracing::warn!(volume, %error, "the ANA state of a path cannot be set");
+            }
+        }
+    }
+}
+
+fn volume_set_members(control: &Control, params: Record) -> RpcResult {
+    outcome(control.volumes.set_members(&params.name, params.epoch, &params.in_sync))
+}
+
+fn volume_get(control: &Control, params: Named) -> RpcResult {
+    control.volumes.get(&params.name).map(|status| show(&status)).map_err(|error| refused(&error))
+}
+
+fn volume_list(control: &Control, _: super::NoParams) -> RpcResult {
+    Ok(control.volumes.list().iter().map(show).collect())
+}
+
+fn show(status: &VolumeStatus) -> Value {
+    let replica = |replica: &crate::replication::ReplicaStatus| {
+        json!({
+            "name": replica.name,
+            "in_sync": replica.in_sync,
+            "attached": replica.attached,
+            "failed": replica.failed,
+            "regions_stale": replica.regions_stale,
+        })
+    };
+    json!({
+        "name": status.created.name,
+        "uuid": status.created.uuid,
+        "size_bytes": status.bytes,
+        "min_in_sync": status.created.min_in_sync,
+        "state": status.state,
+        "epoch": status.epoch,
+        "replicas": status.replicas.iter().map(replica).collect::<Vec<_>>(),
+        "regions_dirty": status.regions_dirty,
+        "regions_copied": status.counters.regions_copied,
+        "regions_to_copy": status.counters.regions_to_copy,
+        "blocks_repaired": status.counters.blocks_repaired,
+    })
+}
+
+fn volume_events(control: &Control, params: VolumeEvents) -> RpcResult {
+    let wait = Duration::from_millis(params.timeout_ms.unwrap_or(0)).min(EVENT_WAIT_MAX);
+    let show = |event: crate::replication::VolumeEvent| {
+        let mut shown = event.what;
+        shown["id"] = json!(event.id);
+        shown["volume"] = json!(event.volume);
+        shown
+    };
+    Ok(control.volumes.events(params.since.unwrap_or(0), wait).into_iter().map(show).collect())
+}

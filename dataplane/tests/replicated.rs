@@ -1,0 +1,342 @@
+//! A volume with three copies on three daemons: writes, losses of replicas and heads, resynchronisation, no stale reads.
+
+mod common;
+mod peer;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Daemon, PATIENCE, free_address};
+use nvme::nvm::ReadWrite;
+use nvme::{HostId, Lba, Nqn, Status};
+use peer::{Association, BLOCK_BYTES, NSID, Peer, Place};
+use serde_json::{Value, json};
+
+const VOLUME: &str = "7f3c1d7e-98f8-4a54-9f0b-8f5f4d2b6a10";
+const FRONT: &str = "nqn.2026-01.org.example:volume";
+const NODES: usize = 3;
+const SIZE: u64 = 32 << 20;
+
+fn replica_nqn(node: usize) -> String {
+    format!("nqn.2026-01.org.example:replica{node}")
+}
+
+struct Node {
+    daemon: Daemon,
+    front: SocketAddr,
+    back: SocketAddr,
+}
+
+/// Three nodes, each with a replica and a way to the others.
+struct Cluster {
+    nodes: Vec<Node>,
+    files: tempfile::TempDir,
+    epoch: u64,
+    in_sync: Vec<usize>,
+    seen: Vec<u64>,
+}
+
+fn listen(daemon: &Daemon, nqn: &str, device: &str, address: SocketAddr, hidden: bool) {
+    let at = json!({"trtype": "TCP", "traddr": address.ip(), "trsvcid": address.port().to_string()});
+    for (method, params) in [
+        (
+            "nvmf_create_subsystem",
+            json!({"nqn": nqn, "allow_any_host": true, "hidden": hidden, "ana_reporting": !hidden}),
+        ),
+        ("nvmf_subsystem_add_ns", json!({"nqn": nqn, "namespace": {"bdev_name": device}})),
+        ("nvmf_subsystem_add_listener", json!({"nqn": nqn, "listen_address": at})),
+    ] {
+        daemon.call(method, params).expect(method);
+    }
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let files = tempfile::tempdir().expect("folder");
+        let addresses: Vec<_> = (0..NODES).map(|_| (free_address(), free_address())).collect();
+        let mut cluster =
+            Self { nodes: Vec::new(), files, epoch: 0, in_sync: vec![0, 1, 2], seen: vec![0; NODES] };
+        for (node, (front, back)) in addresses.into_iter().enumerate() {
+            let daemon = cluster.start_replica(node, back);
+            cluster.nodes.push(Node { daemon, front, back });
+        }
+        for node in 0..NODES {
+            cluster.join(node);
+        }
+        cluster
+    }
+
+    /// A daemon with its replica, which others reach.
+    fn start_replica(&self, node: usize, back: SocketAddr) -> Daemon {
+        let daemon = Daemon::start(&[]);
+        daemon.call("nvmf_create_transport", json!({"trtype": "TCP"})).expect("a transport");
+        let file = self.files.path().join(format!("disk{node}"));
+        let disk = json!({"name": "disk", "filename": file, "block_size": BLOCK_BYTES, "size_bytes": SIZE + (4 << 20)});
+        daemon.call("bdev_uring_create", disk).expect("a device");
+        let replica =
+            json!({"name": "own", "bdev_name": "disk", "volume": VOLUME, "size_bytes": SIZE, "zeroed": true});
+        daemon.call("replica_create", replica).expect("a replica");
+        listen(&daemon, &replica_nqn(node), "own", back, true);
+        daemon
+    }
+
+    /// Attaches the others' replicas, and makes the volume.
+    fn join(&mut self, node: usize) {
+        for other in (0..NODES).filter(|other| *other != node) {
+            let back = self.nodes[other].back;
+            let attach = json!({
+                "name": format!("r{other}"), "trtype": "tcp", "traddr": back.ip(),
+                "trsvcid": back.port().to_string(), "subnqn": replica_nqn(other), "reconnect_delay_sec": 1,
+            });
+            self.nodes[node].daemon.call("bdev_nvme_attach_controller", attach).expect("attached");
+        }
+        let create =
+            json!({"name": "v", "uuid": VOLUME, "replicas": self.names(node, &[0, 1, 2]), "min_in_sync": 1});
+        self.nodes[node].daemon.call("volume_create", create).expect("a volume");
+        listen(&self.nodes[node].daemon, FRONT, "v", self.nodes[node].front, false);
+        self.seen[node] = 0;
+    }
+
+    /// The devices of replicas, as a node calls them.
+    fn names(&self, node: usize, replicas: &[usize]) -> Vec<String> {
+        let name =
+            |replica: &usize| if *replica == node { "own".to_owned() } else { format!("r{replica}n1") };
+        replicas.iter().map(name).collect()
+    }
+
+    fn record(&mut self, in_sync: &[usize]) -> (u64, Vec<usize>) {
+        self.epoch += 1;
+        self.in_sync = in_sync.to_vec();
+        (self.epoch, self.in_sync.clone())
+    }
+
+    fn activate(&mut self, node: usize, in_sync: &[usize]) {
+        let (epoch, in_sync) = self.record(in_sync);
+        let params = json!({"name": "v", "epoch": epoch, "in_sync": self.names(node, &in_sync)});
+        self.nodes[node].daemon.call("volume_activate", params).expect("active");
+    }
+
+    /// Does as the head of a node proposes, until its volume is as wanted.
+    fn manage_until(&mut self, node: usize, what: &str, mut holds: impl FnMut(&Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let volume = self.nodes[node].daemon.call("volume_get", json!({"name": "v"})).expect("a volume");
+            if holds(&volume) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never {what}: {volume}");
+            self.follow(node);
+        }
+    }
+
+    fn follow(&mut self, node: usize) {
+        let since = json!({"since": self.seen[node], "timeout_ms": 50});
+        let events = self.nodes[node].daemon.call("volume_events", since).expect("events");
+        for event in events.as_array().expect("a list") {
+            self.seen[node] = event["id"].as_u64().expect("a number");
+            let named = |replica: &usize| {
+                let name = json!(self.names(node, &[*replica])[0]);
+                event["replicas"].as_array().is_some_and(|list| list.contains(&name))
+            };
+            let in_sync: Vec<usize> = match event["event"].as_str() {
+                Some("propose_out") => {
+                    self.in_sync.iter().copied().filter(|replica| !named(replica)).collect()
+                }
+                Some("propose_in") => {
+                    (0..NODES).filter(|replica| self.in_sync.contains(replica) || named(replica)).collect()
+                }
+                _ => continue,
+            };
+            if event["epoch"].as_u64() != Some(self.epoch) || in_sync == self.in_sync || in_sync.is_empty() {
+                continue;
+            }
+            let (epoch, in_sync) = self.record(&in_sync);
+            let params = json!({"name": "v", "epoch": epoch, "in_sync": self.names(node, &in_sync)});
+            self.nodes[node].daemon.call("volume_set_members", params).expect("followed");
+        }
+    }
+
+    fn kill(&mut self, node: usize) {
+        self.nodes[node].daemon.signal("KILL");
+        self.nodes[node].daemon.wait();
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.nodes[node].daemon = self.start_replica(node, self.nodes[node].back);
+        self.join(node);
+    }
+
+    fn queue(&self, node: usize) -> (Association, Peer) {
+        let place = Place {
+            address: self.nodes[node].front,
+            subnqn: Nqn::new(FRONT).expect("valid"),
+            hostnqn: Nqn::new("nqn.2026-01.org.example:host").expect("valid"),
+            hostid: HostId([7; 16]),
+        };
+        let association = Association::open(&place, 0, PATIENCE);
+        let queue = association.queue(&place, 1, 32, PATIENCE);
+        (association, queue)
+    }
+
+    fn perf(&self, node: usize, seed: u64) {
+        let run = Command::new(env!("CARGO_BIN_EXE_pollux"))
+            .args(["perf", "--traddr", "127.0.0.1", "--trsvcid", &self.nodes[node].front.port().to_string()])
+            .args([
+                "--subnqn",
+                FRONT,
+                "--workload",
+                "randrw",
+                "--size",
+                "16k",
+                "--depth",
+                "16",
+                "--time",
+                "60",
+            ])
+            .args(["--io-count", "600", "--verify", "--quiet", "--seed", &seed.to_string()])
+            .output()
+            .expect("pollux runs");
+        let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{text}");
+    }
+
+    /// What hosts see, on one replica's disk.
+    fn content(&self, node: usize) -> Vec<u8> {
+        let bytes = std::fs::read(self.files.path().join(format!("disk{node}"))).expect("a file");
+        bytes[..usize::try_from(SIZE).expect("small")].to_vec()
+    }
+
+    fn assert_equal_copies(&self) {
+        for node in 1..NODES {
+            assert!(self.content(node) == self.content(0), "replica {node} differs from replica 0");
+        }
+    }
+}
+
+fn is_whole(volume: &Value) -> bool {
+    let replicas = volume["replicas"].as_array().expect("a list");
+    volume["state"] == "active"
+        && replicas.iter().all(|replica| {
+            replica["in_sync"] == true && replica["attached"] == true && replica["regions_stale"] == 0
+        })
+}
+
+fn write(queue: &mut Peer, lba: u64, byte: u8) -> Status {
+    let sqe = ReadWrite::write(NSID, Lba(lba), 1).to_sqe(1);
+    queue.command(&peer::capsule(sqe, &vec![byte; BLOCK_BYTES as usize]), PATIENCE).1
+}
+
+/// The first byte of a block.
+fn read(queue: &mut Peer, lba: u64) -> Result<u8, Status> {
+    assert!(queue.send(&peer::read(1, lba, 1)));
+    let pdu = queue.receive_within(PATIENCE).expect("an answer");
+    if pdu[0] != nvme::tcp::PduType::C2H_DATA.0 {
+        let response = <nvme::tcp::CapsuleResp as nvme::zerocopy::FromBytes>::read_from_bytes(&pdu);
+        return Err(response.expect("a response").cqe.status());
+    }
+    assert!(queue.response(PATIENCE).1.is_success());
+    Ok(pdu[size_of::<nvme::tcp::C2hData>()])
+}
+
+#[test]
+fn what_is_written_is_on_every_copy() {
+    let mut cluster = Cluster::start();
+    let (_association, mut queue) = cluster.queue(0);
+    let refused = write(&mut queue, 0, 1);
+    assert!(refused.is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE) && !refused.is_dnr(), "{refused}");
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.perf(0, 1);
+    assert!(write(&mut queue, 5, 0xA5).is_success());
+    assert_eq!(read(&mut queue, 5), Ok(0xA5));
+    cluster.assert_equal_copies();
+    let volume = cluster.nodes[0].daemon.call("volume_get", json!({"name": "v"})).expect("a volume");
+    assert!(is_whole(&volume), "{volume}");
+    assert_eq!(volume["regions_to_copy"], 0, "{volume}");
+}
+
+#[test]
+fn a_lost_replica_holds_writes_until_it_is_recorded_out_and_gets_back_what_it_missed() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.perf(0, 1);
+    let (_association, mut queue) = cluster.queue(0);
+    assert!(write(&mut queue, 5, 1).is_success());
+    cluster.kill(2);
+    // The write is not acknowledged before the set without the replica is recorded.
+    let written = std::thread::spawn(move || {
+        let status = write(&mut queue, 5, 2);
+        (status, Instant::now(), queue)
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!written.is_finished());
+    let managed = Instant::now();
+    cluster.manage_until(0, "without the replica", |volume| volume["replicas"][2]["in_sync"] == false);
+    let (status, at, mut queue) = written.join().expect("no panic");
+    assert!(status.is_success() && at > managed, "{status}");
+    assert!(write(&mut queue, 6, 3).is_success());
+    cluster.restart(2);
+    cluster.manage_until(0, "whole again", is_whole);
+    assert!(write(&mut queue, 7, 4).is_success());
+    cluster.assert_equal_copies();
+    let volume = cluster.nodes[0].daemon.call("volume_get", json!({"name": "v"})).expect("a volume");
+    assert!(volume["regions_copied"].as_u64() <= volume["regions_to_copy"].as_u64(), "{volume}");
+}
+
+#[test]
+fn a_killed_head_is_followed_by_another_that_has_everything_acknowledged() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.perf(0, 1);
+    let (_association, mut queue) = cluster.queue(0);
+    for lba in 0..50 {
+        assert!(write(&mut queue, lba, 9).is_success());
+    }
+    cluster.kill(0);
+    let killed = Instant::now();
+    cluster.activate(1, &[1, 2]);
+    println!("another head {} ms after the kill", killed.elapsed().as_millis());
+    let (_association, mut queue) = cluster.queue(1);
+    for lba in 0..50 {
+        assert_eq!(read(&mut queue, lba), Ok(9));
+    }
+    assert!(write(&mut queue, 3, 10).is_success());
+    cluster.restart(0);
+    cluster.manage_until(1, "whole again", is_whole);
+    cluster.perf(1, 2);
+    cluster.assert_equal_copies();
+}
+
+#[test]
+fn a_hung_head_serves_nothing_stale_when_it_wakes_up() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    let (_old_association, mut old) = cluster.queue(0);
+    assert!(write(&mut old, 1, 1).is_success());
+    cluster.nodes[0].daemon.signal("STOP");
+    cluster.activate(1, &[1, 2]);
+    let (_association, mut queue) = cluster.queue(1);
+    assert!(write(&mut queue, 1, 2).is_success());
+    cluster.nodes[0].daemon.signal("CONT");
+    let stale = read(&mut old, 1).expect_err("another is the head");
+    assert!(stale.is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE), "{stale}");
+    assert_eq!(read(&mut queue, 1), Ok(2));
+    cluster.manage_until(1, "whole again", is_whole);
+    cluster.assert_equal_copies();
+}
+
+#[test]
+fn a_head_that_lets_go_is_followed_at_once() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    let (_association, mut queue) = cluster.queue(0);
+    assert!(write(&mut queue, 1, 1).is_success());
+    cluster.nodes[0].daemon.call("volume_deactivate", json!({"name": "v"})).expect("let go");
+    let before = Instant::now();
+    cluster.activate(2, &[0, 1, 2]);
+    println!("switched in {} ms", before.elapsed().as_millis());
+    let (_association, mut next) = cluster.queue(2);
+    assert_eq!(read(&mut next, 1), Ok(1));
+    assert!(read(&mut queue, 1).expect_err("let go").is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE));
+    cluster.manage_until(2, "whole", is_whole);
+}
