@@ -64,6 +64,8 @@ pub struct Store {
     pub(crate) slots: Vec<Slot>,
     free_slots: Vec<usize>,
     waiting: Vec<usize>,
+    /// Takes turns with `waiting`, so that neither grows anew.
+    retried: Vec<usize>,
     purposes: Vec<Option<Purpose>>,
     free_purposes: Vec<u32>,
     loading: HashSet<Stop>,
@@ -92,6 +94,7 @@ impl Store {
             slots: (0..limits.commands).map(|_| Slot::default()).collect(),
             free_slots: (0..limits.commands).rev().collect(),
             waiting: Vec::with_capacity(limits.commands),
+            retried: Vec::with_capacity(limits.commands),
             purposes: Vec::new(),
             free_purposes: Vec::new(),
             loading: HashSet::new(),
@@ -174,10 +177,12 @@ impl Store {
 
     /// Goes on with what waits: once per turn of the driver, and after requests were finished.
     pub fn turn(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for index in waiting {
+        let mut retried = std::mem::take(&mut self.retried);
+        std::mem::swap(&mut self.waiting, &mut retried);
+        for index in retried.drain(..) {
             self.run(index);
         }
+        self.retried = retried;
         self.reap();
         self.start_commit();
         self.start_checkpoint();
