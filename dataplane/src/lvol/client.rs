@@ -38,10 +38,21 @@ impl Client {
     }
 
     fn send(&mut self, message: ToOwner) {
+        let sent = if self.unsent.is_empty() { self.try_send(message) } else { Err(message) };
+        if let Err(message) = sent {
+            self.unsent.push_back(message);
+        }
+    }
+
+    /// The message, when there is no room for it.
+    fn try_send(&mut self, message: ToOwner) -> Result<(), ToOwner> {
         match self.owner.send(message) {
-            Ok(()) => {}
-            Err(SendError::Full(message)) => self.unsent.push_back(message),
-            Err(SendError::Closed(_)) => self.gone = true,
+            Ok(()) => Ok(()),
+            Err(SendError::Full(message)) => Err(message),
+            Err(SendError::Closed(_)) => {
+                self.gone = true;
+                Ok(())
+            }
         }
     }
 
@@ -59,9 +70,11 @@ impl Client {
                 ToClient::Done { slot, result } => self.lane.done(slot, result),
             }
         }
-        for _ in 0..self.unsent.len() {
-            let Some(message) = self.unsent.pop_front() else { break };
-            self.send(message);
+        while let Some(message) = self.unsent.pop_front() {
+            if let Err(message) = self.try_send(message) {
+                self.unsent.push_front(message);
+                break;
+            }
         }
         any
     }

@@ -88,8 +88,9 @@ enum MetaKind {
 pub(super) struct Engine {
     pub(super) store: Store,
     pub(super) lane: Lane,
-    clients: Vec<Option<ClientLink>>,
+    clients: Vec<ClientLink>,
     mailbox: Mailbox<ToOwner>,
+    /// Messages for which a mailbox had no room, in order: what comes later must not overtake.
     unsent: VecDeque<(u16, ToClient)>,
     /// Commands for which the machine had no slot.
     waiting: VecDeque<(u32, u32, Order)>,
@@ -152,7 +153,7 @@ impl Engine {
 
     /// Adds another reactor, and says by which number it goes.
     pub(super) fn add_client(&mut self, link: ClientLink) -> u16 {
-        self.clients.push(Some(link));
+        self.clients.push(link);
         u16::try_from(self.clients.len() - 1).unwrap_or(u16::MAX)
     }
 
@@ -200,10 +201,9 @@ impl Engine {
             Order::Flush => Operation::Flush,
             Order::Write { volume, at, blocks, fua } => {
                 let sums = match origin {
-                    OWN => Some(self.lane.sums()),
-                    origin => self.clients[client_index(origin)].as_ref().map(|link| &link.sums),
+                    OWN => self.lane.sums(),
+                    origin => &self.clients[client_index(origin)].sums,
                 };
-                let Some(sums) = sums else { return };
                 sums.load(slot, 0, blocks, &mut self.scratch);
                 Operation::Write { volume, at, sums: &self.scratch, fua }
             }
@@ -226,18 +226,27 @@ impl Engine {
                 ToOwner::Moved { client, moved } => self.moved(Some(client), moved),
             }
         }
-        for _ in 0..self.unsent.len() {
-            let Some((client, message)) = self.unsent.pop_front() else { break };
-            self.send(client, message);
+        while let Some((client, message)) = self.unsent.pop_front() {
+            if let Err(message) = self.try_send(client, message) {
+                self.unsent.push_front((client, message));
+                break;
+            }
         }
         any
     }
 
     fn send(&mut self, client: u16, message: ToClient) {
-        let Some(link) = self.clients.get(usize::from(client)).and_then(Option::as_ref) else { return };
-        match link.sender.send(message) {
-            Ok(()) => {}
-            Err(SendError::Full(message)) => self.unsent.push_back((client, message)),
+        let sent = if self.unsent.is_empty() { self.try_send(client, message) } else { Err(message) };
+        if let Err(message) = sent {
+            self.unsent.push_back((client, message));
+        }
+    }
+
+    /// The message, when there is no room for it.
+    fn try_send(&mut self, client: u16, message: ToClient) -> Result<(), ToClient> {
+        match self.clients[usize::from(client)].sender.send(message) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full(message)) => Err(message),
             Err(SendError::Closed(message)) => {
                 // The reactor is gone with its data: what the machine waits for from it has failed.
                 if let ToClient::Move(what) = message
@@ -245,6 +254,7 @@ impl Engine {
                 {
                     self.answer(what.request, &Answer::Failed);
                 }
+                Ok(())
             }
         }
     }
@@ -259,10 +269,9 @@ impl Engine {
             _ if !ok => self.answer(what.request, &Answer::Failed),
             Way::Read(_) => {
                 let sums = match client {
-                    None => Some(self.lane.sums()),
-                    Some(client) => self.clients[usize::from(client)].as_ref().map(|link| &link.sums),
+                    None => self.lane.sums(),
+                    Some(client) => &self.clients[usize::from(client)].sums,
                 };
-                let Some(sums) = sums else { return };
                 sums.load(what.slot, what.offset, what.blocks, &mut self.scratch);
                 self.store.finish(what.request, Answer::Sums(&self.scratch));
                 self.stirred = true;

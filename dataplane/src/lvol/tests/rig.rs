@@ -104,7 +104,7 @@ impl Rig {
 
     /// With so many buffers of 4 KiB on each reactor.
     pub(super) fn with_buffers(small_slots: u32) -> Self {
-        let buffers = PoolConfig { small_slots, large_slots: 64, prefault: false };
+        let buffers = PoolConfig { small_slots, large_slots: 256, prefault: false };
         let cores = CoreSet::available().into_vec().into_iter().take(2).collect();
         let config =
             ReactorsConfig { cores, mode: IdleMode::Interrupt, buffers, ..ReactorsConfig::default() };
