@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads a clock or makes a system call, so its instruction counts repeat exactly.
 
+use std::hint::black_box;
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
@@ -10,9 +11,12 @@ use fabrics::tcp::host::{HostConn, HostData, HostParams, HostProgress, HostSink}
 use fabrics::tcp::target::{CommandHandler, Progress, TargetConn, TargetParams};
 use fabrics::{CommandId, Completion, Execution, Now};
 use nvme::nvm::ReadWrite;
+use nvme::tcp::{CapsuleCmd, PduType};
 use nvme::{Cqe, Lba, Nsid, SglDescriptor, Sqe, Status, opcode};
 use reactors::DmaPool;
 use transport::Data;
+
+use crate::IO_BYTES;
 
 /// The time at which everything happens.
 pub const NOW: Now = Now(1_000);
@@ -231,6 +235,88 @@ impl Recorded {
         let commands = pair.wire.clone();
         pair.to_host();
         Self { commands, answers: pair.wire }
+    }
+}
+
+/// Batches of one kind for the target machine alone: bytes of commands in, answers out to where `sendmsg` would take them.
+pub struct TargetLoad {
+    pair: Pair,
+    commands: Vec<u8>,
+}
+
+impl TargetLoad {
+    /// `count` commands in a batch.
+    pub fn new(pool: &DmaPool, kind: Kind, count: u16, digests: bool) -> Self {
+        let commands = Recorded::new(pool, kind, count, digests).commands;
+        Self { pair: Pair::new(pool, count, digests), commands }
+    }
+
+    /// One batch.
+    ///
+    /// # Panics
+    /// When the machine closes the connection.
+    #[inline]
+    pub fn round(&mut self) {
+        let pair = &mut self.pair;
+        let progress = pair.target.on_bytes(black_box(&self.commands), NOW, &mut pair.handler);
+        assert_eq!(progress, Progress::Consumed);
+        let mut parts = ArrayVec::new();
+        pair.target.gather(&mut parts);
+        let bytes = black_box(&parts).iter().map(|part| part.len()).sum();
+        drop(parts);
+        pair.target.on_sent(bytes);
+    }
+}
+
+/// Batches of one kind for the host machine alone: commands in, capsules out to where `sendmsg` would take them, recorded
+/// answers in, completions out. Answers get the identifiers of the commands they are for, which counts: two bytes each.
+pub struct HostLoad {
+    pair: Pair,
+    kind: Kind,
+    count: u16,
+    answers: Vec<u8>,
+}
+
+impl HostLoad {
+    /// `count` commands in a batch, without digests: those of recorded answers would not fit their new identifiers.
+    pub fn new(pool: &DmaPool, kind: Kind, count: u16) -> Self {
+        let answers = Recorded::new(pool, kind, count, false).answers;
+        Self { pair: Pair::new(pool, count, false), kind, count, answers }
+    }
+
+    /// One batch.
+    ///
+    /// # Panics
+    /// When the machine closes the connection.
+    #[inline]
+    pub fn round(&mut self) {
+        let pair = &mut self.pair;
+        pair.submit(self.kind, self.count);
+        let mut parts = ArrayVec::new();
+        pair.host.gather(&mut parts);
+        let bytes = black_box(&parts).iter().map(|part| part.len()).sum();
+        let headers = parts.iter().filter(|part| part.len() != IO_BYTES);
+        address(&mut self.answers, headers.flat_map(|part| part.chunks_exact(CapsuleCmd::SIZE)));
+        drop(parts);
+        pair.host.on_sent(bytes, &mut pair.ended);
+        let progress = pair.host.on_bytes(&self.answers, NOW, &mut pair.ended);
+        assert_eq!(progress, HostProgress::Consumed);
+    }
+
+    /// Commands that did not end well.
+    pub fn failed(&self) -> u64 {
+        self.pair.ended.failed
+    }
+}
+
+/// Makes `answers` the answers to these commands, in order.
+fn address<'a>(answers: &mut [u8], commands: impl Iterator<Item = &'a [u8]>) {
+    let mut rest = answers;
+    for command in commands {
+        let cid = if rest[0] == PduType::C2H_DATA.0 { 8 } else { 20 };
+        rest[cid..cid + 2].copy_from_slice(&command[10..12]);
+        let plen = u32::from_le_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
+        rest = &mut rest[plen..];
     }
 }
 
