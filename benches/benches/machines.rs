@@ -7,6 +7,8 @@ use reactors::{DmaPool, PoolConfig};
 
 /// Commands in one receive: what a queue of depth 32 has under way.
 const BATCH: u16 = 32;
+/// Less than a command's header, and no divisor of anything.
+const PIECE_BYTES: usize = 61;
 
 // A command without data is its header, its slot and its answer: the floor under the others.
 const KINDS: [(Kind, &str); 3] =
@@ -40,6 +42,18 @@ fn host(c: &mut Criterion) {
     group.finish();
 }
 
+/// The same as `target`, received in pieces that cut headers and data anywhere: what reading PDUs costs when nothing is whole.
+fn pieces(c: &mut Criterion) {
+    let pool = pool();
+    let mut group = c.benchmark_group(format!("target, in pieces of {PIECE_BYTES} bytes"));
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    for (kind, name) in KINDS {
+        let mut load = TargetLoad::new(&pool, kind, BATCH, false);
+        group.bench_function(name, |b| b.iter(|| load.round_in_pieces(PIECE_BYTES)));
+    }
+    group.finish();
+}
+
 /// Commands in, capsules out, answers in, completions out; the wire between is a copy, which counts.
 fn both(c: &mut Criterion, digests: bool) {
     let pool = pool();
@@ -55,6 +69,7 @@ fn both(c: &mut Criterion, digests: bool) {
 
 fn machines(c: &mut Criterion) {
     host(c);
+    pieces(c);
     for digests in [false, true] {
         target(c, digests);
         both(c, digests);

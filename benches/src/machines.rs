@@ -257,9 +257,20 @@ impl TargetLoad {
     /// When the machine closes the connection.
     #[inline]
     pub fn round(&mut self) {
+        self.round_in_pieces(self.commands.len());
+    }
+
+    /// One batch, received so many bytes at a time.
+    ///
+    /// # Panics
+    /// When the machine closes the connection, or `bytes` is 0.
+    #[inline]
+    pub fn round_in_pieces(&mut self, bytes: usize) {
         let pair = &mut self.pair;
-        let progress = pair.target.on_bytes(black_box(&self.commands), NOW, &mut pair.handler);
-        assert_eq!(progress, Progress::Consumed);
+        for piece in black_box(&self.commands).chunks(bytes) {
+            let progress = pair.target.on_bytes(piece, NOW, &mut pair.handler);
+            assert_eq!(progress, Progress::Consumed);
+        }
         let mut parts = ArrayVec::new();
         pair.target.gather(&mut parts);
         let bytes = black_box(&parts).iter().map(|part| part.len()).sum();

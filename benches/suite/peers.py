@@ -87,11 +87,11 @@ def memory_file():
         yield file.name
 
 
-# --- clients: a function of a workload and seconds that returns {"iops", "p50_us", "p99_us"}
+# --- clients: a function of the shape of the work and of seconds that returns {"command", "iops", "p50_us", "p99_us"}
 
 def perf_client(port):
-    def measure(workload, seconds):
-        random, direction, size, depth = WORKLOADS[workload]
+    def measure(shape, seconds):
+        random, direction, size, depth = shape
         words = common.perf(port, "--workload", random + direction, "--size", size, "--depth", depth, "--time", seconds,
                             cores=CLIENT_CORE)
         found = json.loads(common.output_of(*words))
@@ -101,8 +101,8 @@ def perf_client(port):
 
 
 def fio_client(*engine):
-    def measure(workload, seconds):
-        random, direction, size, depth = WORKLOADS[workload]
+    def measure(shape, seconds):
+        random, direction, size, depth = shape
         words = pinned(CLIENT_CORE, "fio", "--name=peer", *engine, f"--rw={random}{direction}", f"--bs={size}",
                        f"--iodepth={depth}", f"--size={MIB}M", "--time_based", f"--runtime={seconds}", "--thread=1",
                        "--norandommap=1", "--output-format=json", "--output=result")
@@ -118,8 +118,8 @@ def fio_client(*engine):
 
 
 def iscsi_client(url):
-    def measure(workload, seconds):
-        random, direction, size, depth = WORKLOADS[workload]
+    def measure(shape, seconds):
+        random, direction, size, depth = shape
         if direction != "read":
             return None
         words = pinned(CLIENT_CORE, "iscsi-perf", "-m", depth, "-b", size // 512, "-t", seconds, *(["-r"] * bool(random)), url)
@@ -132,13 +132,18 @@ def iscsi_client(url):
 
 # --- peers: context managers that yield a client
 
+def serve_memory(target):
+    """A memory device of any target that answers our calls, every block of it written; the port."""
+    target.call("bdev_malloc_create", name="d0", num_blocks=MIB * 256, block_size=BLOCK)
+    target.serve("d0")
+    common.fill(target.port, MIB, cores=CLIENT_CORE)
+    return target.port
+
+
 @contextlib.contextmanager
 def pollux(folder):
     with common.Target(folder, TARGET_CORE) as target:
-        target.call("bdev_malloc_create", name="d0", num_blocks=MIB * 256, block_size=BLOCK)
-        target.serve("d0")
-        common.fill(target.port, MIB, cores=CLIENT_CORE)
-        yield perf_client(target.port)
+        yield perf_client(serve_memory(target))
 
 
 def our_engine():
@@ -148,16 +153,16 @@ def our_engine():
     return path
 
 
+def engine_client(port):
+    return fio_client(f"--ioengine=external:{our_engine()}", f"--traddr={common.ADDRESS}", f"--trsvcid={port}",
+                      f"--subnqn={common.NQN}")
+
+
 @contextlib.contextmanager
 def pollux_fio(folder):
     common.packages_ensure("fio")
-    engine = our_engine()
     with common.Target(folder, TARGET_CORE) as target:
-        target.call("bdev_malloc_create", name="d0", num_blocks=MIB * 256, block_size=BLOCK)
-        target.serve("d0")
-        common.fill(target.port, MIB, cores=CLIENT_CORE)
-        yield fio_client(f"--ioengine=external:{engine}", f"--traddr={common.ADDRESS}", f"--trsvcid={target.port}",
-                         f"--subnqn={common.NQN}")
+        yield engine_client(serve_memory(target))
 
 
 @contextlib.contextmanager
@@ -195,10 +200,7 @@ class Spdk(common.Target):
 @contextlib.contextmanager
 def spdk(folder):
     with hugepages() as huge, Spdk(folder, huge) as target:
-        target.call("bdev_malloc_create", name="d0", num_blocks=MIB * 256, block_size=BLOCK)
-        target.serve("d0")
-        common.fill(target.port, MIB, cores=CLIENT_CORE)
-        yield perf_client(target.port)
+        yield perf_client(serve_memory(target))
 
 
 @contextlib.contextmanager
@@ -259,7 +261,7 @@ def measure_peer(name, arguments, results):
     try:
         with PEERS[name](folder) as client:
             for workload in arguments.workloads:
-                found = client(workload, arguments.seconds)
+                found = client(WORKLOADS[workload], arguments.seconds)
                 if found:
                     common.say(f"{name}, {workload}: {found['iops']:.0f} IOPS")
                     results.append({"peer": name, "workload": workload, **found})
