@@ -1,11 +1,13 @@
-//! What one 4 KiB I/O costs inside the devices that finish it at once.
+//! What one 4 KiB I/O costs inside the devices that finish it at once, and what ordering small writes costs.
 #![allow(missing_docs, reason = "criterion's macros generate undocumented items")]
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dataplane::device::memory::MemoryDevice;
 use dataplane::device::null::NullDevice;
+use dataplane::device::uring::range_guard::{Access, RangeGuard};
 use dataplane::device::{BlockSize, Device, Io, Lba, Op, Queue, QueueContext, Submission};
 use reactors::{DmaPool, IoBuf, PoolConfig};
 
@@ -71,5 +73,28 @@ fn devices(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, devices);
+/// What a write of less than the backing's block pays for its order, with others in line before it.
+fn range_guard(c: &mut Criterion) {
+    let mut group = c.benchmark_group("range guard");
+    for ahead in [0, 31, 127] {
+        let guard = RangeGuard::default();
+        let line: Vec<_> = (0..ahead).map(|at| guard.enter(range_of(at), Access::Rewrite)).collect();
+        group.bench_function(format!("in, asked and out, {ahead} ahead"), |b| {
+            b.iter(|| {
+                let ticket = guard.enter(black_box(range_of(ahead)), Access::Rewrite);
+                assert!(guard.may_start(&ticket));
+                guard.leave(ticket);
+            });
+        });
+        line.into_iter().for_each(|ticket| guard.leave(ticket));
+    }
+    group.finish();
+}
+
+/// Backing block number `at`, in bytes.
+fn range_of(at: u64) -> Range<u64> {
+    at * 4096..(at + 1) * 4096
+}
+
+criterion_group!(benches, devices, range_guard);
 criterion_main!(benches);

@@ -248,7 +248,8 @@ def latency(records, title):
 def processor(records, title):
     if not records:
         return None
-    groups = [(who(record), [record["cpu_us_per_io"]["target"], record["cpu_us_per_io"]["client"]]) for record in records]
+    place = lambda record: record["device"] if record["transport"] == "tcp" else f"{record['device']} {record['transport']}"
+    groups = [(place(record), [record["cpu_us_per_io"]["target"], record["cpu_us_per_io"]["client"]]) for record in records]
     return figure(title, bars(title, groups, ["target", "client"], "us"), records)
 
 
@@ -272,8 +273,8 @@ def sections(records):
         yield section(f"Latency at depth {depth}", "Share of the I/Os that took no longer; each nine is as far as the one before.",
                       by_kind(records, at, latency, "{workload}, {size}, depth " + str(depth)))
     yield section("Processor time per I/O", "Of the whole process, its polling while it waits included.",
-                  by_kind(records, lambda record: one(record) and record["depth"] == 32, processor,
-                          "{workload}, {size}, depth 32, us"))
+                  by_kind(records, lambda record: one(record) and record["depth"] == 32 and not record["digests"],
+                          processor, "{workload}, {size}, depth 32, us"))
 
 
 def row(record):

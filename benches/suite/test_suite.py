@@ -5,8 +5,10 @@ import tempfile
 import unittest
 
 import callgrind
+import common
 import compare
 import cost
+import peers
 import report
 import suite
 
@@ -176,6 +178,22 @@ class Compare(unittest.TestCase):
         rows = compare.ratios({"a": [10.0, 11.0, 30.0], "gone": [1.0]}, {"a": [5.0, 5.5, 5.5], "new": [2.0]})
         self.assertEqual([("a", 11.0, 5.5, 0.5)], [row[:4] for row in rows])
         self.assertAlmostEqual(20 / 11, rows[0][4])
+
+
+class Peers(unittest.TestCase):
+    def test_what_differs_is_said_of_everyone(self):
+        self.assertEqual({*peers.PEERS, "nvmet, in UML", "pollux, in UML"}, set(peers.NOTES))
+
+    def test_the_median_of_rounds_stands_and_what_a_client_does_not_tell_stays_unknown(self):
+        runs = [{"peer": "a", "workload": "w", "iops": iops, "p50_us": 1.0, "p99_us": None} for iops in (3.0, 1.0, 2.0)]
+        self.assertEqual({("a", "w"): {"iops": 2.0, "p50_us": 1.0, "p99_us": None}}, peers.medians(runs))
+
+    def test_one_who_cannot_be_had_does_not_keep_the_others_from_running(self):
+        def fail():
+            raise common.Failed("no such package")
+        skipped = {}
+        peers.attempt("a", skipped, fail)
+        self.assertEqual({"a": "no such package"}, skipped)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ mod bounce;
 mod errno;
 mod holder;
 mod queue;
-mod range_guard;
+pub mod range_guard;
 mod request;
 mod ring;
 #[cfg(test)]

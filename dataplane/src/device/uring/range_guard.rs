@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a write does to the backing blocks at its ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Access {
+pub enum Access {
     /// Writes whole backing blocks only.
     Whole,
     /// Reads, changes and writes back.
@@ -21,7 +21,7 @@ pub(super) enum Access {
 
 /// A place in line. Not Copy: given back by value, once.
 #[derive(Debug)]
-pub(super) struct Ticket(u64);
+pub struct Ticket(u64);
 
 struct Entry {
     ticket: u64,
@@ -44,7 +44,7 @@ struct Line {
 
 /// The line of writes. Bounded by the slots of all queues.
 #[derive(Default)]
-pub(super) struct RangeGuard(Mutex<Line>);
+pub struct RangeGuard(Mutex<Line>);
 
 impl RangeGuard {
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -52,7 +52,7 @@ impl RangeGuard {
     }
 
     /// Gets in line for a range of bytes, widened to whole backing blocks by the caller.
-    pub(super) fn enter(&self, range: Range<u64>, access: Access) -> Ticket {
+    pub fn enter(&self, range: Range<u64>, access: Access) -> Ticket {
         let mut line = self.line();
         let ticket = line.next;
         line.next += 1;
@@ -61,7 +61,7 @@ impl RangeGuard {
     }
 
     /// Whether no conflicting entry is ahead.
-    pub(super) fn may_start(&self, ticket: &Ticket) -> bool {
+    pub fn may_start(&self, ticket: &Ticket) -> bool {
         let line = self.line();
         let Ok(own) = line.entries.binary_search_by_key(&ticket.0, |entry| entry.ticket) else {
             return false;
@@ -70,7 +70,7 @@ impl RangeGuard {
     }
 
     /// Gets out of line.
-    pub(super) fn leave(&self, ticket: Ticket) {
+    pub fn leave(&self, ticket: Ticket) {
         let mut line = self.line();
         let own = line.entries.binary_search_by_key(&ticket.0, |entry| entry.ticket);
         debug_assert!(own.is_ok(), "a ticket is in line until it leaves");
