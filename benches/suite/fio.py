@@ -58,7 +58,7 @@ def guest():
     common.output_of(common.ROOT / "scripts" / "lab" / "test", "--keep", "fio-engine")
     log = LAB_LOG.read_text(encoding="utf-8", errors="replace")
     mark = "MEASURED: "
-    return [json.loads(line[len(mark):]) for line in log.splitlines() if line.startswith(mark)]
+    return [json.loads(line.split(mark, 1)[1]) for line in log.splitlines() if mark in line]
 
 
 def show_guest(runs):

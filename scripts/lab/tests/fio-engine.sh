@@ -13,10 +13,10 @@ simple_target m0 10.77.0.1
 connect 10.77.0.1 --queue-size=128
 device=$(device_ready)
 
-of_kernel() { fio --name=kernel --ioengine=io_uring --filename="$device" --direct=1 --output=/tmp/fio.json "$@"; }
+of_kernel() { fio --name=kernel --ioengine=io_uring --filename="$device" --direct=1 --eta=never --output=/tmp/fio.json "$@"; }
 of_engine() {
     fio --name=engine "--ioengine=external:$ENGINE" --traddr=10.77.0.1 --trsvcid=$PORT --subnqn="$NQN" --thread=1 \
-        --output=/tmp/fio.json "$@"
+        --eta=never --output=/tmp/fio.json "$@"
 }
 # Every block says where it is.
 pattern() { "$@" --bs=64k --iodepth=8 --size=64M --verify=pattern --verify_pattern=%o --verify_fatal=1; }
