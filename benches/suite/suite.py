@@ -5,7 +5,8 @@ core, `pollux perf` on another, loopback. Each run is a line of JSON in OUT/runs
 machine and the date; OUT/report.html shows them. What cannot be run here is a line too, with the reason.
 
 A run is called DEVICE-TRANSPORT-WORKLOAD-SIZE-dDEPTH-cCONNECTIONS[-dgst]; --only takes a regular expression for that.
-Depth is per connection. "store" is a thin volume of a store on a memory device, "file" a file with io_uring, O_DIRECT.
+Depth is per connection. "store" is a thin volume of a store on a memory device, "file" a file with io_uring, O_DIRECT, "replicated" a volume of three
+replicas on memory devices of the target itself, so that no network between nodes is in it.
 """
 import argparse
 import collections
@@ -24,7 +25,10 @@ DEVICE_MIB = 256
 BLOCK = 4096
 # The store's own blocks, its log and its map, and room to write elsewhere before the old block is free.
 STORE_MIB = 2 * DEVICE_MIB
-FILE_MIB = DEVICE_MIB
+# A replica's metadata lies beside its data.
+REPLICA_MIB = DEVICE_MIB + 64
+REPLICAS = 3
+VOLUME = "2b8f6a52-3c1d-4d0e-9a57-6f0e6c5b4a31"
 WORKLOADS = {"read": "randread", "write": "randwrite", "mixed": "randrw"}
 SIZES = {"4k": 4 << 10, "16k": 16 << 10, "128k": 128 << 10}
 DEPTHS = (1, 4, 16, 32, 64, 128, 256)
@@ -58,7 +62,7 @@ def memory_device(target, _folder, mib=DEVICE_MIB):
 def file_device(target, folder):
     path = folder / "device"
     with open(path, "wb") as file:
-        file.truncate(FILE_MIB << 20)
+        file.truncate(DEVICE_MIB << 20)
     target.call("bdev_uring_create", name="d0", filename=str(path), block_size=BLOCK)
     return "d0"
 
@@ -71,11 +75,15 @@ def store_device(target, folder):
 
 
 def replicated_device(target, _folder):
-    """Three copies on three memory devices of this target."""
-    for copy in range(3):
-        target.call("bdev_malloc_create", name=f"d{copy}", num_blocks=blocks(DEVICE_MIB), block_size=BLOCK)
-    target.call("volume_create", name="r0", replicas=[{"bdev_name": f"d{copy}"} for copy in range(3)])
-    return "r0"
+    """Three replicas on memory devices of the same target, all in sync: the protocol of replication without a network."""
+    replicas = [f"r{copy}" for copy in range(REPLICAS)]
+    for copy, replica in enumerate(replicas):
+        device = f"d{copy}"
+        target.call("bdev_malloc_create", name=device, num_blocks=blocks(REPLICA_MIB), block_size=BLOCK)
+        target.call("replica_create", name=replica, bdev_name=device, volume=VOLUME, size_bytes=DEVICE_MIB << 20, zeroed=True)
+    target.call("volume_create", name="v0", uuid=VOLUME, replicas=replicas)
+    target.call("volume_activate", name="v0", epoch=1, in_sync=replicas)
+    return "v0"
 
 
 DEVICES = {"null": null_device, "memory": memory_device, "file": file_device, "store": store_device,
