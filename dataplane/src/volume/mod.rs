@@ -27,6 +27,9 @@ mod replica;
 mod request;
 mod resync;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 pub use bitmap::Bitmap;

@@ -1,0 +1,217 @@
+//! The head, step by step. Whole worlds are in the simulator.
+
+use fabrics::Now;
+use nvme::Status;
+
+use super::{
+    Bitmap, Config, Epoch, Event, Failure, HeadId, Lane, LossReason, Members, Operation, Outcome, Phase,
+    ReplicaIndex, Request, RequestOp, Volume,
+};
+
+const MS: u64 = fabrics::NS_PER_MS;
+const A: ReplicaIndex = ReplicaIndex(0);
+const B: ReplicaIndex = ReplicaIndex(1);
+const WRITE: Operation = Operation::Write { at: 3, blocks: 2, fua: false };
+const READ: Operation = Operation::Read { at: 3, blocks: 2 };
+
+fn config() -> Config {
+    Config {
+        replicas: 2,
+        blocks: 64,
+        region_blocks: 8,
+        min_in_sync: 1,
+        head: HeadId(1),
+        local: Some(A),
+        lease_ns: 2000 * MS,
+        drift_ppm: 1000,
+        slow_ns: 800 * MS,
+        commands_max: 8,
+        copies_max: 2,
+        copy_blocks_per_s: None,
+        clean_ns: 1000 * MS,
+        attach_ns: 500 * MS,
+    }
+}
+
+/// A head, and what it wants and says.
+struct Bench {
+    volume: Volume,
+    now: Now,
+    wanted: Vec<Request>,
+    told: Vec<Event>,
+}
+
+impl Bench {
+    /// Both replicas have accepted it; these regions may differ.
+    fn active(dirty: &[u64]) -> Self {
+        let volume = Volume::new(config(), Epoch(1), Members::first(2), Now(0));
+        let mut bench = Self { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
+        let mut intent = Bitmap::new(8);
+        for region in dirty {
+            intent.set(*region);
+        }
+        bench.look();
+        for replica in [A, B] {
+            let joined = Outcome::Joined { sound: true, intent: Box::new(intent.clone()) };
+            bench.answer(replica, |op| matches!(op, RequestOp::Fence { .. }), joined);
+        }
+        assert_eq!(bench.volume.phase(), Phase::Active);
+        bench.told.clear();
+        bench
+    }
+
+    fn look(&mut self) {
+        while let Some(request) = self.volume.next_request(Lane(0)) {
+            self.wanted.push(request);
+        }
+        while let Some(event) = self.volume.next_event() {
+            self.told.push(event);
+        }
+    }
+
+    fn submit(&mut self, tag: u64, operation: Operation) {
+        self.volume.submit(tag, Lane(0), operation, self.now).unwrap();
+        self.look();
+    }
+
+    fn find(&self, replica: ReplicaIndex, is_it: impl Fn(&RequestOp) -> bool) -> Option<usize> {
+        self.wanted.iter().position(|request| request.replica == replica && is_it(&request.op))
+    }
+
+    /// Answers the first request of that kind.
+    fn answer(&mut self, replica: ReplicaIndex, is_it: impl Fn(&RequestOp) -> bool, outcome: Outcome) {
+        let at = self.find(replica, is_it).expect("it is wanted");
+        let request = self.wanted.remove(at);
+        self.volume.finish(request.id, outcome, self.now);
+        self.look();
+    }
+
+    /// Stores every page that is to be stored.
+    fn store_bits(&mut self) {
+        for replica in [A, B] {
+            while self.find(replica, is_intent).is_some() {
+                self.answer(replica, is_intent, Outcome::Done);
+            }
+        }
+    }
+
+    fn ended(&self, tag: u64) -> Option<Result<(), Failure>> {
+        self.told.iter().find_map(|event| match event {
+            Event::Done { tag: ended, result, .. } if *ended == tag => Some(*result),
+            _ => None,
+        })
+    }
+}
+
+fn is_intent(op: &RequestOp) -> bool {
+    matches!(op, RequestOp::Intent { .. })
+}
+
+fn is_write(op: &RequestOp) -> bool {
+    matches!(op, RequestOp::Write { .. })
+}
+
+fn is_read(op: &RequestOp) -> bool {
+    matches!(op, RequestOp::Read { .. })
+}
+
+#[test]
+fn a_write_starts_when_its_bit_is_stored_everywhere_and_ends_when_every_copy_has_it() {
+    let mut bench = Bench::active(&[]);
+    bench.store_bits();
+    bench.submit(7, WRITE);
+    bench.answer(A, is_intent, Outcome::Done);
+    assert!(bench.find(A, is_write).is_none() && bench.find(B, is_write).is_none());
+    bench.answer(B, is_intent, Outcome::Done);
+    bench.answer(A, is_write, Outcome::Done);
+    assert_eq!(bench.ended(7), None);
+    bench.answer(B, is_write, Outcome::Done);
+    assert_eq!(bench.ended(7), Some(Ok(())));
+    // The bit is there now: the next write to the region waits for nothing.
+    bench.submit(8, WRITE);
+    assert!(bench.find(A, is_write).is_some() && bench.find(B, is_write).is_some());
+}
+
+#[test]
+fn a_write_that_lacks_a_copy_waits_for_the_record_without_it() {
+    let mut bench = Bench::active(&[]);
+    bench.store_bits();
+    bench.submit(7, WRITE);
+    bench.store_bits();
+    bench.answer(A, is_write, Outcome::Done);
+    bench.answer(B, is_write, Outcome::Lost);
+    let out = Event::ProposeOut { replicas: Members::one(B), epoch: Epoch(1), reason: LossReason::Path };
+    assert!(bench.told.contains(&out), "{:?}", bench.told);
+    assert_eq!(bench.ended(7), None);
+    assert!(bench.volume.set_members(Epoch(1), Members::one(A), bench.now).is_err());
+    bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
+    bench.look();
+    assert_eq!(bench.ended(7), None, "the survivor has not accepted the epoch");
+    let joined = Outcome::Joined { sound: true, intent: Box::new(Bitmap::new(8)) };
+    bench.answer(A, |op| matches!(op, RequestOp::Fence { epoch: Epoch(2), .. }), joined);
+    assert_eq!(bench.ended(7), Some(Ok(())));
+}
+
+#[test]
+fn nothing_is_acknowledged_once_a_lease_has_run_out() {
+    let mut bench = Bench::active(&[]);
+    bench.store_bits();
+    bench.submit(7, READ);
+    bench.now = Now(1999 * MS);
+    bench.answer(A, is_read, Outcome::Done);
+    assert_eq!(bench.ended(7), Some(Err(Failure::NotHead)));
+    assert_eq!(bench.volume.phase(), Phase::Deposed);
+    assert!(bench.volume.submit(8, Lane(0), READ, bench.now).is_err());
+}
+
+#[test]
+fn a_read_of_a_region_that_may_differ_waits_until_it_is_copied() {
+    let mut bench = Bench::active(&[0]);
+    bench.submit(7, READ);
+    assert!(bench.find(A, is_read).is_none());
+    bench.answer(A, |op| matches!(op, RequestOp::CopyRead { at: 0, blocks: 8, .. }), Outcome::Done);
+    assert!(bench.find(A, is_read).is_none());
+    bench.answer(B, |op| matches!(op, RequestOp::CopyWrite { at: 0, blocks: 8, .. }), Outcome::Done);
+    bench.answer(A, is_read, Outcome::Done);
+    assert_eq!(bench.ended(7), Some(Ok(())));
+    assert_eq!(bench.volume.counters().regions_copied, 1);
+}
+
+#[test]
+fn a_read_that_fails_is_read_elsewhere_and_repaired() {
+    let mut bench = Bench::active(&[]);
+    bench.submit(7, READ);
+    bench.answer(A, is_read, Outcome::Failed(Status::UNRECOVERED_READ_ERROR));
+    bench.answer(B, is_read, Outcome::Done);
+    assert_eq!(bench.ended(7), None);
+    bench.answer(A, is_write, Outcome::Done);
+    assert_eq!(bench.ended(7), Some(Ok(())));
+    assert_eq!(bench.volume.counters().blocks_repaired, 2);
+    bench.submit(8, READ);
+    for replica in [A, B] {
+        bench.answer(replica, is_read, Outcome::Failed(Status::UNRECOVERED_READ_ERROR));
+    }
+    assert_eq!(bench.ended(8), Some(Err(Failure::Media(Status::UNRECOVERED_READ_ERROR))));
+}
+
+#[test]
+fn commands_on_the_same_blocks_follow_each_other() {
+    let mut bench = Bench::active(&[]);
+    bench.store_bits();
+    bench.submit(1, WRITE);
+    bench.store_bits();
+    bench.submit(2, READ);
+    assert!(bench.find(A, is_read).is_none());
+    bench.answer(A, is_write, Outcome::Done);
+    bench.answer(B, is_write, Outcome::Done);
+    assert!(bench.find(A, is_read).is_some());
+}
+
+#[test]
+fn a_head_that_meets_a_later_one_stops() {
+    let mut bench = Bench::active(&[]);
+    bench.submit(7, READ);
+    bench.answer(A, is_read, Outcome::Superseded);
+    assert_eq!(bench.ended(7), Some(Err(Failure::NotHead)));
+    assert!(bench.told.contains(&Event::Deposed { superseded: true }));
+}
