@@ -421,6 +421,7 @@ impl<T: Copy> Job<T> {
 
     /// Sleeps until a queue has something, or time does.
     fn sleep(&mut self, deadline: Now) {
+        self.queues.iter_mut().for_each(HostQueue::before_sleep);
         let due = self.queues.iter().filter_map(HostQueue::next_deadline).min().unwrap_or(Now::NEVER);
         let ns = due.min(deadline).since(self.now).min(SLEEP_NS_MAX);
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::try_from(ns).unwrap_or(0) };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nvme::{HostId, Nqn, NqnError, Nsid};
+use transport::TransportKind;
 use uuid::Uuid;
 
 /// TCP port of a subsystem when none is given (NVMe/TCP 1.0 §3.1).
@@ -26,6 +27,8 @@ pub enum Completion {
 /// What was given, as it was given.
 #[derive(Clone, Debug)]
 pub struct Given<'a> {
+    /// What carries the connection.
+    pub transport: TransportKind,
     /// Address of the controller, or of the discovery controller.
     pub traddr: Option<&'a str>,
     /// TCP port; 0: not given.
@@ -63,9 +66,11 @@ pub struct Given<'a> {
 /// What a job's engine does.
 #[derive(Clone, Debug)]
 pub struct JobOptions {
+    /// What carries the connection.
+    pub transport: TransportKind,
     /// Address to connect to.
     pub traddr: String,
-    /// Its TCP port.
+    /// Its port.
     pub trsvcid: u16,
     /// Subsystem; `None` takes the only one that discovery finds.
     pub subnqn: Option<Nqn>,
@@ -161,6 +166,7 @@ impl JobOptions {
         let default_port = if given.discovery { DISCOVERY_PORT } else { PORT };
         let queues_max = u32::try_from(QUEUES_MAX).unwrap_or(u32::MAX);
         Ok(Self {
+            transport: given.transport,
             traddr,
             trsvcid: if given.trsvcid == 0 {
                 default_port
@@ -244,6 +250,7 @@ mod tests {
 
     fn given() -> Given<'static> {
         Given {
+            transport: TransportKind::Tcp,
             traddr: Some("127.0.0.1"),
             trsvcid: 0,
             subnqn: Some(SUBNQN),

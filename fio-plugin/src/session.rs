@@ -8,6 +8,7 @@ use nvme::discovery::{DiscoveryEntry, SubsystemType, TransportType};
 use nvme::identify::{IdentifyNamespace, cns};
 use nvme::zerocopy::FromBytes;
 use nvme::{Nqn, Nsid, QueueId};
+use transport::TransportKind;
 use transport::host::{Blocking, HostConfig, HostError, HostQueue, connect_queue};
 
 use crate::buffer::Buffer;
@@ -116,7 +117,12 @@ impl Session {
         let block_bytes =
             identity.block_bytes().ok_or_else(|| refused("it reports no valid block size".to_owned()))?;
         let limit = self.host.controller().and_then(fabrics::host::Controller::data_bytes_max);
-        let transfer_bytes_max = u32::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
+        let limit = limit.unwrap_or(u64::MAX).min(match self.host.config().transport {
+            TransportKind::Tcp => u64::MAX,
+            // A descriptor names memory in one piece, which is what the host has of this size.
+            TransportKind::Rdma => reactors::dma::LARGE_SLOT_SIZE as u64,
+        });
+        let transfer_bytes_max = u32::try_from(limit).unwrap_or(u32::MAX);
         Ok(Namespace { nsid, block_bytes, blocks, transfer_bytes_max })
     }
 
@@ -164,6 +170,7 @@ fn connect(config: HostConfig) -> Result<Blocking, SessionError> {
 
 fn config(options: &JobOptions, remote: SocketAddr, subnqn: Nqn) -> HostConfig {
     let mut config = HostConfig::new(remote, options.hostnqn, options.hostid, subnqn);
+    config.transport = options.transport;
     config.bringup.kato_ms = options.kato_ms;
     config.header_digest = options.header_digest;
     config.data_digest = options.data_digest;
@@ -192,7 +199,7 @@ fn discover(
     let mut host = connect(config)?;
     let (_, entries) = host.discover(0).map_err(|error| refused(error.to_string()))?;
     let mut found: Option<(SocketAddr, Nqn)> = None;
-    for entry in entries.iter().filter(|entry| is_offered(entry)) {
+    for entry in entries.iter().filter(|entry| is_offered(entry, options.transport)) {
         let Some((address, subnqn)) = place_of(entry) else { continue };
         if wanted.is_some_and(|wanted| wanted != subnqn) {
             continue;
@@ -208,11 +215,19 @@ fn discover(
             Some(_) => {}
         }
     }
-    found.ok_or_else(|| refused(wanted.map_or("no subsystem".to_owned(), |nqn| format!("no {nqn} over TCP"))))
+    found.ok_or_else(|| {
+        refused(
+            wanted.map_or("no subsystem".to_owned(), |nqn| format!("no {nqn} over {:?}", options.transport)),
+        )
+    })
 }
 
-fn is_offered(entry: &DiscoveryEntry) -> bool {
-    entry.subtype() == SubsystemType::NVM && entry.trtype() == TransportType::TCP
+fn is_offered(entry: &DiscoveryEntry, transport: TransportKind) -> bool {
+    let trtype = match transport {
+        TransportKind::Tcp => TransportType::TCP,
+        TransportKind::Rdma => TransportType::RDMA,
+    };
+    entry.subtype() == SubsystemType::NVM && entry.trtype() == trtype
 }
 
 /// Records come from a peer: one that cannot be read is passed over.

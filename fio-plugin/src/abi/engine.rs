@@ -115,9 +115,6 @@ impl Td {
         let options = self.data().eo.cast::<EngineOptions>();
         // SAFETY: fio allocated and filled it by our table and size when it loaded the engine for this job.
         let options = unsafe { &*options };
-        if !options.is_tcp() {
-            return Err("transport=rdma: this engine was built without RDMA".to_owned());
-        }
         // SAFETY: filled in by fio, which keeps it for the life of the job.
         let given = unsafe { options.given() };
         JobOptions::new(&given).map_err(|error| error.to_string())

@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::mem::{MaybeUninit, offset_of};
 use std::ptr;
 
+use transport::TransportKind;
+
 use super::bindings::{
     FIO_OPT_BOOL, FIO_OPT_C_ENGINE, FIO_OPT_G_INVALID, FIO_OPT_INT, FIO_OPT_STR, FIO_OPT_STR_STORE,
     fio_opt_type, fio_option, thread_data, value_pair,
@@ -42,11 +44,6 @@ pub(super) struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Whether the transport is one that this build has.
-    pub(super) fn is_tcp(&self) -> bool {
-        self.transport == TRANSPORT_TCP
-    }
-
     /// What was given.
     ///
     /// # Safety
@@ -57,6 +54,11 @@ impl EngineOptions {
         let [traddr, subnqn, hostnqn, hostid] =
             [self.traddr, self.subnqn, self.hostnqn, self.hostid].map(|text| unsafe { string(text) });
         Given {
+            transport: if self.transport == TRANSPORT_RDMA {
+                TransportKind::Rdma
+            } else {
+                TransportKind::Tcp
+            },
             traddr,
             trsvcid: self.trsvcid,
             subnqn,
