@@ -176,6 +176,7 @@ inside_start() {
     rm -f "$INSIDE_SOCKET"
     trap 'tail -n 15 /tmp/target.log' EXIT
     POLLUX_LOG=debug /share/bin/pollux-dataplane --config /tmp/pollux.toml --rpc-socket "$INSIDE_SOCKET" >>/tmp/target.log 2>&1 &
+    # shellcheck disable=SC2034 # scenarios kill it
     INSIDE_PID=$!
     eventually 20 inside_rpc rpc_get_methods || { cat /tmp/target.log && fail "the target in the guest did not start"; }
 }

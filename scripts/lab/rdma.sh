@@ -1,26 +1,10 @@
 #!/usr/bin/env bash
 # What is asked of NVMe/RDMA over either soft device: RDMA_KIND, siw or rxe. Sourced by scenarios, after inside.sh.
 
-KERNEL_NQN=nqn.2025-01.org.pollux:kernel
-KERNEL_PORT=4430
-POLLUX=/share/bin/pollux
+# shellcheck source=rdma-kernel.sh
+. /share/rdma-kernel.sh
 
-# kernel_target ADDRESS: the kernel's own target over RDMA, with a file in memory.
-kernel_target() {
-    local nvmet=/sys/kernel/config/nvmet subsystem
-    subsystem=$nvmet/subsystems/$KERNEL_NQN
-    mkdir "$subsystem" "$subsystem/namespaces/1" "$nvmet/ports/1"
-    echo 1 >"$subsystem/attr_allow_any_host"
-    truncate -s 64M /tmp/kernel.img
-    echo 1 >"$subsystem/namespaces/1/buffered_io"
-    echo /tmp/kernel.img >"$subsystem/namespaces/1/device_path"
-    echo 1 >"$subsystem/namespaces/1/enable"
-    echo rdma >"$nvmet/ports/1/addr_trtype"
-    echo ipv4 >"$nvmet/ports/1/addr_adrfam"
-    echo "$1" >"$nvmet/ports/1/addr_traddr"
-    echo "$KERNEL_PORT" >"$nvmet/ports/1/addr_trsvcid"
-    ln -s "$subsystem" "$nvmet/ports/1/subsystems/$KERNEL_NQN"
-}
+POLLUX=/share/bin/pollux
 
 # perf PORT NQN OPTION…: a verified run of our host.
 perf() {
@@ -68,6 +52,7 @@ fsck.ext4 -fn "$device" >/dev/null
 
 step "a second path over TCP; either one goes away"
 inside_rpc nvmf_create_transport '{"trtype":"TCP"}'
+# shellcheck disable=SC2153 # of inside.sh
 inside_listen TCP "$address" "$PORT"
 nvme connect -t tcp -a "$address" -s "$PORT" -n "$NQN" --nr-io-queues=1
 eventually 10 live 2
@@ -102,7 +87,8 @@ perf "$RDMA_PORT" "$NQN" --size 4k --depth 16 --workload randrw
 perf "$RDMA_PORT" "$NQN" --size 128k --depth 4 --workload randrw
 
 step "our host against the kernel's target"
-kernel_target "$address"
+kernel_target file
+kernel_listen "$address" 1
 perf "$KERNEL_PORT" "$KERNEL_NQN" --size 4k --depth 16 --workload randrw
 perf "$KERNEL_PORT" "$KERNEL_NQN" --size 128k --depth 4 --workload randrw
 

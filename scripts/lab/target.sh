@@ -100,3 +100,12 @@ target_end() {
     kill -KILL "$(target_pid)" 2>/dev/null
     wait_until "$TARGET_STOP_SECONDS" "the target was gone" target_ended
 }
+
+# The target and the command, where the guest sees them. Symbols stay out: the guest reads every byte of them.
+inside_binaries() {
+    local bin name
+    bin=$(pollux_bin) && mkdir -p "$SHARE/bin" || return 1
+    for name in pollux-dataplane pollux; do
+        strip -o "$SHARE/bin/$name" "$bin/$name" || return 1
+    done
+}
