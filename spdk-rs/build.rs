@@ -19,6 +19,9 @@ mod with_spdk {
     /// SPDK's own list of what it needs of the system; releases before 21.01 have none.
     const SYSTEM_PACKAGE: &str = "spdk_syslibs";
 
+    /// Where `scripts/spdk` installs.
+    const BUILT: &str = "../build/spdk/install/lib/pkgconfig";
+
     const HEADERS: &str = "#include <spdk/env.h>\n#include <spdk/env_dpdk.h>\n#include <spdk/log.h>\n#include <spdk/nvme.h>\n#include <spdk/uuid.h>\n\
         int rte_eal_init(int argc, char **argv);\n";
 
@@ -97,23 +100,36 @@ mod with_spdk {
         /// Asks the program rather than a crate: DPDK names its archives as files (`-l:librte_eal.a`).
         fn probe() -> Self {
             let mut found = Self::default();
-            found.add(&PACKAGES).unwrap_or_else(|error| {
+            found.add_or_built(&PACKAGES).unwrap_or_else(|error| {
                 panic!(
                     "feature `spdk` needs SPDK, found by pkg-config: {error}\n\
-                     `PKG_CONFIG_PATH=$(scripts/spdk) cargo build …` uses Debian's; README.md says how to use your own"
+                     run scripts/spdk to build Debian's; README.md says how to use your own"
                 )
             });
             // Its absence is no fault.
-            let _ = found.add(&[SYSTEM_PACKAGE]);
+            let _ = found.add(&[SYSTEM_PACKAGE], None);
             found
         }
 
-        fn add(&mut self, packages: &[&str]) -> Result<(), String> {
+        /// The packages that pkg-config finds, else those that `scripts/spdk` built.
+        fn add_or_built(&mut self, packages: &[&str]) -> Result<(), String> {
+            let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(BUILT);
+            println!("cargo::rerun-if-changed={}", built.display());
+            self.add(packages, None).or_else(|error| match built.is_dir() {
+                true => self.add(packages, Some(&built)),
+                false => Err(error),
+            })
+        }
+
+        fn add(&mut self, packages: &[&str], folder: Option<&Path>) -> Result<(), String> {
             for name in ["PKG_CONFIG", "PKG_CONFIG_PATH"] {
                 println!("cargo::rerun-if-env-changed={name}");
             }
             let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
             let mut command = std::process::Command::new(program);
+            if let Some(folder) = folder {
+                command.env("PKG_CONFIG_PATH", folder);
+            }
             let output = command.args(["--static", "--cflags", "--libs"]).args(packages).output();
             let output = output.map_err(|error| format!("cannot run pkg-config: {error}"))?;
             if !output.status.success() {

@@ -14,12 +14,14 @@ use crate::slots::read_completion;
 use crate::{Environment, TransportId, driver, sys};
 
 /// How a controller is attached. Zeroes mean SPDK's own choice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ControllerOptions {
     /// I/O queues to ask for.
     pub io_queues: u32,
     /// Longest I/O queue.
     pub io_queue_size: u32,
+    /// Over a fabric: our NQN. SPDK 20.07 makes one up that is none; targets refuse it.
+    pub host_nqn: Option<String>,
     /// Lets SPDK print every command that fails.
     pub log_errors: bool,
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::AttachError;
+use crate::transport_id::copy_text;
 use crate::{Controller, ControllerOptions, Environment, PciAddress, TransportId, sys};
 
 /// Held while SPDK probes or detaches.
@@ -47,7 +48,7 @@ impl Environment {
         if attached().iter().any(|other| other.id == *id) {
             return Err(AttachError::Attached(id.clone()));
         }
-        let mut probe = Probe { options: Some(*options), found: None };
+        let mut probe = Probe { options: Some(options.clone()), found: None };
         run(id, &mut probe);
         let raw = probe.found.ok_or_else(|| AttachError::NotFound(id.clone()))?;
         let removed = Arc::new(AtomicBool::new(false));
@@ -97,7 +98,7 @@ unsafe extern "C" fn on_probe(
 ) -> bool {
     // SAFETY: the context of `run`, which nothing else refers to during the call.
     let probe = unsafe { &mut *context.cast::<Probe>() };
-    let Some(wanted) = probe.options else { return false };
+    let Some(wanted) = &probe.options else { return false };
     // SAFETY: SPDK passes options to change.
     let options = unsafe { &mut *options };
     if wanted.io_queues != 0 {
@@ -105,6 +106,9 @@ unsafe extern "C" fn on_probe(
     }
     if wanted.io_queue_size != 0 {
         options.io_queue_size = wanted.io_queue_size;
+    }
+    if let Some(nqn) = &wanted.host_nqn {
+        copy_text(&mut options.hostnqn, nqn);
     }
     #[cfg(spdk_disable_error_logging)]
     {

@@ -208,15 +208,21 @@ impl<B: DmaMemory> QueuePair<B> {
     }
 
     /// Aborts what is in flight, and gives everything that was not taken back yet. It may take milliseconds.
+    ///
+    /// A device that does not confirm that it let go keeps the buffers it has: those commands come back without, and the
+    /// memory stays as it is for good.
     pub fn close(mut self) -> Vec<Completion<B>> {
-        self.free();
-        std::iter::from_fn(|| self.slots.pop()).collect()
+        let mut lost = Vec::new();
+        if !self.free() {
+            lost.extend(self.slots.give_up());
+        }
+        std::iter::from_fn(|| self.slots.pop()).chain(lost).collect()
     }
 
-    /// Ends the queue pair, once.
-    fn free(&mut self) {
+    /// Ends the queue pair, once. `false` when SPDK or the device may still access what is in flight.
+    fn free(&mut self) -> bool {
         if self.raw == NonNull::dangling() {
-            return;
+            return true;
         }
         let raw = std::mem::replace(&mut self.raw, NonNull::dangling());
         let controller = self.controller.clone();
@@ -224,16 +230,15 @@ impl<B: DmaMemory> QueuePair<B> {
         // SAFETY: open until here, on this thread, outside of its completions; not used after.
         let result = unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
         controller.0.queue_pair_closed();
-        if result != 0 || self.slots.any_submitted() {
-            // The device did not confirm that it let go: what it may still write to stays where it is.
-            self.slots.give_up();
-        }
+        result == 0 && !self.slots.any_submitted()
     }
 }
 
 impl<B: DmaMemory> Drop for QueuePair<B> {
     fn drop(&mut self) {
-        self.free();
+        if !self.free() {
+            self.slots.give_up().for_each(drop);
+        }
         self.group = None;
     }
 }

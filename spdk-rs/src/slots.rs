@@ -151,9 +151,17 @@ impl<B: DmaMemory> Slots<B> {
         self.slots.iter().any(|slot| slot.state.get() == State::Submitted)
     }
 
-    /// Leaves the slots and their buffers where they are for good: a device may still access them.
-    pub(crate) fn give_up(&self) {
+    /// Leaves the slots and the buffers in them where they are for good, for a device may still access them, and tells of
+    /// every command that is lost with its buffer.
+    pub(crate) fn give_up(&self) -> impl Iterator<Item = Completion<B>> + '_ {
         std::mem::forget(Rc::clone(&self.slots));
+        let lost = self.slots.iter().filter(|slot| slot.state.get() == State::Submitted);
+        lost.map(|slot| Completion {
+            tag: slot.tag.get(),
+            status: CommandStatus::ABORTED_QUEUE_DELETED,
+            result: 0,
+            buffer: None,
+        })
     }
 }
 
@@ -276,6 +284,20 @@ mod tests {
         call_back(argument, &completion(0x6, 0));
         assert!(slots.take_back(index).is_err());
         assert_eq!(slots.pop().unwrap().status.code(), (0, 6));
+    }
+
+    #[test]
+    fn what_is_given_up_is_told_of_and_stays_where_it_is() {
+        let mut slots = Slots::new(3);
+        let first = slots.begin(1, Some(Parts(vec![vec![1]]))).unwrap().argument();
+        slots.begin(2, Some(Parts(vec![vec![2]]))).unwrap();
+        call_back(first, &completion(0, 0));
+        let lost: Vec<_> =
+            slots.give_up().map(|lost| (lost.tag, lost.status, lost.buffer.is_some())).collect();
+        assert_eq!(lost, [(2, CommandStatus::ABORTED_QUEUE_DELETED, false)]);
+        let kept = Rc::downgrade(&slots.slots);
+        drop(slots);
+        assert!(kept.upgrade().is_some());
     }
 
     #[test]

@@ -57,7 +57,8 @@ impl TransportId {
 }
 
 /// Copies a text into a C array, cut so that its last byte stays zero.
-fn copy_text(to: &mut [std::ffi::c_char], text: &str) {
+pub(crate) fn copy_text(to: &mut [std::ffi::c_char], text: &str) {
+    to.fill(0);
     let room = to.len().saturating_sub(1);
     for (to, from) in to.iter_mut().take(room).zip(text.bytes().take_while(|byte| *byte != 0)) {
         *to = from.cast_signed();
@@ -71,7 +72,6 @@ mod tests {
     #[test]
     fn texts_for_c_keep_their_final_zero() {
         let mut room = [1; 4];
-        room[3] = 0;
         copy_text(&mut room, "abcdef");
         assert_eq!(room, [b'a', b'b', b'c', 0].map(u8::cast_signed));
     }

@@ -16,7 +16,7 @@ use super::controller::{ControllerState, Watched};
 use super::request::{Next, Request, refused};
 use super::{DEVICE_GONE, Shared};
 use crate::device::counters::Meter;
-use crate::device::{DeviceError, Done, Io, IoDone, Op, Operations, Queue, QueueContext, Submission};
+use crate::device::{DeviceError, Done, Io, IoDone, Op, OpKind, Operations, Queue, QueueContext, Submission};
 
 /// Most I/Os of a queue pair: what controllers commonly have room for.
 const DEPTH_MAX: u32 = 1024;
@@ -159,6 +159,10 @@ impl SpdkQueue {
         let Completion { tag, status, buffer, .. } = completion;
         let Ok(slot) = u32::try_from(tag) else { return };
         let Some(request) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        if buffer.is_none() && matches!(request.kind, OpKind::Read | OpKind::Write) {
+            // The device did not let go of it.
+            return self.finish(slot, DEVICE_GONE);
+        }
         request.buffer = buffer;
         match request.on_completed(converted(status), status.is_queue_gone()) {
             Next::Finished(status) => self.finish(slot, status),
