@@ -9,6 +9,9 @@ use crate::dma::{DmaBuffer, DmaMemory};
 use crate::slots::read_completion;
 use crate::{Controller, sys};
 
+const GET_LOG_PAGE: u8 = 2;
+const ALL_NAMESPACES: u32 = u32::MAX;
+
 /// How often a command that is waited for is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_micros(100);
 
@@ -48,8 +51,38 @@ struct Call {
 }
 
 impl Controller {
+    /// A log page (NVMe base, Get Log Page command), of the controller or of a namespace. Blocks up to `patience`.
+    ///
+    /// # Panics
+    /// When `bytes` is not a positive multiple of four.
+    pub fn log_page(
+        &self,
+        page: u8,
+        namespace: Option<u32>,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<(CommandStatus, Option<DmaBuffer>), AdminError> {
+        assert!(bytes > 0 && bytes.is_multiple_of(4), "a log page of {bytes} bytes");
+        let dwords = u32::try_from(bytes / 4 - 1).map_err(|_| AdminError::Refused(-libc::EINVAL))?;
+        let [low, high] = [dwords & 0xffff, dwords >> 16];
+        let command = Command {
+            opcode: GET_LOG_PAGE,
+            namespace: namespace.unwrap_or(ALL_NAMESPACES),
+            dwords: [low << 16 | u32::from(page), high, 0, 0, 0, 0],
+        };
+        let data = DmaBuffer::zeroed(&self.0.environment, bytes);
+        let data = data.ok_or(AdminError::Refused(-libc::ENOMEM))?;
+        // SAFETY: the command asks for as many dwords as the buffer has, and changes nothing.
+        let done = unsafe { self.admin(command, Some(data), patience) }?;
+        Ok((done.status, done.data))
+    }
+
     /// Runs an admin command, with a buffer for its data if it has any. Blocks up to `patience`.
-    pub fn admin(
+    ///
+    /// # Safety
+    /// The command moves no more data than the buffer has bytes. It does not create, delete or abort what SPDK keeps:
+    /// queues, features of queues, commands.
+    pub unsafe fn admin(
         &self,
         command: Command,
         data: Option<DmaBuffer>,

@@ -42,8 +42,6 @@ pub enum Operation {
         /// Number of blocks.
         blocks: u32,
     },
-    /// Any other command, with the buffer, if there is one, as its data. Not for commands that change the namespace.
-    Raw(Command),
 }
 
 impl Operation {
@@ -51,7 +49,7 @@ impl Operation {
     pub const ZEROES_MAX: u32 = 1 << 16;
 }
 
-/// A command, as far as its submitter fills it in.
+/// A command of its submitter's making, as far as it is filled in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Command {
     /// Opcode.

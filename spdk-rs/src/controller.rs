@@ -66,7 +66,7 @@ pub(crate) struct Inner {
     removed: Arc<AtomicBool>,
     /// Events that were not handed over yet.
     events: Mutex<VecDeque<AsyncEvent>>,
-    _environment: Environment,
+    pub(crate) environment: Environment,
 }
 
 // SAFETY: SPDK's controllers may be used by any thread; calls that it does not serialise are serialised here.
@@ -130,7 +130,7 @@ impl Controller {
             open_queue_pairs: AtomicUsize::new(0),
             removed,
             events: Mutex::default(),
-            _environment: environment.clone(),
+            environment: environment.clone(),
         });
         let argument = Arc::as_ptr(&inner).cast_mut().cast::<c_void>();
         // SAFETY: `inner` never moves, and outlives the attachment: its drop ends it.

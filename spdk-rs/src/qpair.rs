@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::admin::raw as raw_command;
-use crate::command::{Completion, Operation};
+use crate::command::{Command, Completion, Operation};
 use crate::dma::DmaMemory;
 use crate::error::{QueueError, RejectReason, Rejected};
 use crate::slots::{Slot, Slots, completed, next_segment, reset_segments};
@@ -142,14 +142,37 @@ impl<B: DmaMemory> QueuePair<B> {
             Ok(blocks) => blocks,
             Err(reason) => return Err(Rejected { reason, buffer }),
         };
+        self.start(blocks, tag, buffer, |call| call.make(&operation))
+    }
+
+    /// Starts any other command, with the buffer, which has one segment at most, as its data.
+    ///
+    /// # Safety
+    /// The command moves no more data than the buffer has bytes, and changes neither namespace nor queues.
+    pub unsafe fn submit_raw(
+        &mut self,
+        command: Command,
+        tag: u64,
+        buffer: Option<B>,
+    ) -> Result<(), Rejected<B>> {
+        self.start(0, tag, buffer, |call| call.any(command))
+    }
+
+    #[inline]
+    fn start(
+        &mut self,
+        blocks: u32,
+        tag: u64,
+        buffer: Option<B>,
+        make: impl FnOnce(&Call<'_, B>) -> i32,
+    ) -> Result<(), Rejected<B>> {
         let (raw, namespace, controller) = (self.raw, self.namespace, self.controller.0.raw);
         let slot = match self.slots.begin(tag, buffer) {
             Ok(slot) => slot,
             Err(buffer) => return Err(Rejected { reason: RejectReason::Full, buffer }),
         };
         let index = slot.index();
-        let call = Call { raw, namespace, controller, slot, blocks };
-        let result = call.make(&operation);
+        let result = make(&Call { raw, namespace, controller, slot, blocks });
         if result == 0 {
             return Ok(());
         }
@@ -181,7 +204,6 @@ impl<B: DmaMemory> QueuePair<B> {
                 }
                 Ok(bytes / block_size)
             }
-            Operation::Raw(_) => Ok(0),
             _ if buffer.is_some() => Err(RejectReason::BufferLength),
             Operation::Flush => Ok(0),
             Operation::WriteZeroes { blocks, .. } if *blocks > Operation::ZEROES_MAX => {
@@ -264,7 +286,6 @@ impl<B: DmaMemory> Call<'_, B> {
                 self.write_zeroes(lba, deallocate | if fua { FUA } else { 0 })
             }
             Operation::Deallocate { lba, .. } => self.deallocate(lba),
-            Operation::Raw(command) => self.any(command),
         }
     }
 
@@ -327,7 +348,7 @@ impl<B: DmaMemory> Call<'_, B> {
     }
 
     /// Only for buffers of one segment; others are refused.
-    fn any(&self, command: crate::Command) -> i32 {
+    fn any(&self, command: Command) -> i32 {
         let Some((start, len)) = self.slot.only_segment() else { return -libc::EINVAL };
         let Ok(len) = u32::try_from(len) else { return -libc::EINVAL };
         let mut raw = raw_command(command);

@@ -1,5 +1,6 @@
 //! Every metric: its name, shape, unit and labels, and how a scrape reads it.
 
+use nvme::log::SmartLog;
 use reactors::ReactorSnapshot;
 use transport::rdma::target::RdmaReactorTraffic;
 use transport::tcp::target::ReactorTraffic;
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub stores: Vec<(String, StoreSpace)>,
     /// Each subsystem's NQN and the number of its controllers.
     pub controllers: Vec<(String, u64)>,
+    /// Each local NVMe controller's name, and its SMART log, if it was read.
+    pub health: Vec<(String, Option<SmartLog>)>,
 }
 
 /// How a metric behaves.
@@ -97,6 +100,7 @@ const LATENCY_BOUNDS_NS: [u64; 17] = [
 const CORE: &[&str] = &["core"];
 const NAMESPACE: &[&str] = &["subsystem", "nsid", "device"];
 const NAMESPACE_OPERATION: &[&str] = &["subsystem", "nsid", "device", "operation"];
+const LOCAL: &[&str] = &["controller"];
 const DEVICE_OPERATION: &[&str] = &["device", "operation"];
 const STORE: &[&str] = &["store"];
 
@@ -162,6 +166,13 @@ pub(super) const FAMILIES: &[Family] = &[
     family!("pollux_store_freeing", Gauge, Bytes, STORE, "Space that is free once what is under way is on the media", |s, out| spaces(s, out, |space| space.freeing)),
     family!("pollux_store_promised", Gauge, Bytes, STORE, "Free space that is promised to reserved volumes", |s, out| spaces(s, out, |space| space.promised)),
     family!("pollux_store_stopped", Gauge, Count, STORE, "1 when an error of its device has stopped the store's writes until it is opened again", |s, out| spaces(s, out, |space| u64::from(space.stopped))),
+    family!("pollux_nvme_healthy", Gauge, Count, LOCAL, "1 when a local NVMe controller answers and warns of nothing, else 0", healthy),
+    family!("pollux_nvme_critical_warning", Gauge, Count, LOCAL, "Critical warnings as bits (NVMe base 2.1 §5.1.12.1.3)", |s, out| health(s, out, |log| log.critical_warning.into())),
+    family!("pollux_nvme_temperature_kelvins", Gauge, Count, LOCAL, "Composite temperature", |s, out| health(s, out, |log| log.temperature.get().into())),
+    family!("pollux_nvme_spare_percent", Gauge, Count, LOCAL, "Spare capacity left", |s, out| health(s, out, |log| log.available_spare.into())),
+    family!("pollux_nvme_life_used_percent", Gauge, Count, LOCAL, "Life used, may exceed 100", |s, out| health(s, out, |log| log.percentage_used.into())),
+    family!("pollux_nvme_media_errors", Counter, Count, LOCAL, "Unrecovered data integrity errors in the life of the device", |s, out| health(s, out, |log| saturated(log.media_errors))),
+    family!("pollux_nvme_unsafe_shutdowns", Counter, Count, LOCAL, "Unexpected power losses in the life of the device", |s, out| health(s, out, |log| saturated(log.unsafe_shutdowns))),
 ];
 
 type Out = Vec<(Labels, Reading)>;
@@ -238,6 +249,23 @@ fn io_commands(snapshot: &Snapshot, out: &mut Out) {
     for stats in &snapshot.target.reactors {
         out.push((vec![core(snapshot, stats.reactor)], Reading::Number(stats.io_commands_total)));
     }
+}
+
+fn healthy(snapshot: &Snapshot, out: &mut Out) {
+    for (name, log) in &snapshot.health {
+        let well = log.as_ref().is_some_and(|log| log.critical_warning == 0);
+        out.push((vec![name.clone()], Reading::Number(well.into())));
+    }
+}
+
+fn health(snapshot: &Snapshot, out: &mut Out, field: fn(&SmartLog) -> u64) {
+    for (name, log) in &snapshot.health {
+        out.extend(log.as_ref().map(|log| (vec![name.clone()], Reading::Number(field(log)))));
+    }
+}
+
+fn saturated(count: nvme::U128) -> u64 {
+    u64::try_from(count.get()).unwrap_or(u64::MAX)
 }
 
 fn controllers(snapshot: &Snapshot, out: &mut Out) {
@@ -328,6 +356,8 @@ fn spaces(snapshot: &Snapshot, out: &mut Out, field: fn(&StoreSpace) -> u64) {
 
 #[cfg(test)]
 mod tests {
+    use nvme::zerocopy::FromBytes;
+
     use super::*;
 
     #[test]
@@ -339,6 +369,27 @@ mod tests {
         assert_eq!(buckets.last(), Some(&(f64::MAX, 0)));
     }
 
+    fn warning_log() -> SmartLog {
+        let mut bytes = [0; size_of::<SmartLog>()];
+        (bytes[0], bytes[1], bytes[2]) = (1, 0x43, 0x01);
+        SmartLog::read_from_bytes(&bytes).expect("as long")
+    }
+
+    #[test]
+    fn a_controller_that_does_not_answer_or_warns_is_not_healthy() {
+        let health = vec![("mute".to_owned(), None), ("worn".to_owned(), Some(warning_log()))];
+        let snapshot = Snapshot { health, ..Snapshot::default() };
+        let readings = |name: &str| {
+            let family = FAMILIES.iter().find(|family| family.name == name).expect("a metric");
+            let mut out = Vec::new();
+            (family.read)(&snapshot, &mut out);
+            out.into_iter().map(|(labels, reading)| (labels[0].clone(), reading)).collect::<Vec<_>>()
+        };
+        let number = |name: &str, value| (name.to_owned(), Reading::Number(value));
+        assert_eq!(readings("pollux_nvme_healthy"), [number("mute", 0), number("worn", 0)]);
+        assert_eq!(readings("pollux_nvme_temperature_kelvins"), [number("worn", 0x143)]);
+    }
+
     #[test]
     fn every_reading_has_as_many_labels_as_its_family() {
         let snapshot = Snapshot {
@@ -346,6 +397,7 @@ mod tests {
             devices: vec![("d".to_owned(), DeviceCounters::default())],
             stores: vec![("s".to_owned(), StoreSpace::default())],
             controllers: vec![("nqn".to_owned(), 1)],
+            health: vec![("disk".to_owned(), None), ("other".to_owned(), Some(warning_log()))],
             ..Snapshot::default()
         };
         for family in FAMILIES {

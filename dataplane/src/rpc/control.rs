@@ -55,6 +55,19 @@ impl Control {
     }
 }
 
+impl Control {
+    #[cfg(feature = "spdk")]
+    fn health(&self) -> Vec<(String, Option<nvme::log::SmartLog>)> {
+        let controllers = self.spdk.list().into_iter();
+        controllers.map(|controller| (controller.config().name.clone(), controller.last_health())).collect()
+    }
+
+    #[cfg(not(feature = "spdk"))]
+    fn health(&self) -> Vec<(String, Option<nvme::log::SmartLog>)> {
+        Vec::new()
+    }
+}
+
 impl Source for Control {
     fn snapshot(&self) -> Snapshot {
         let target = self.target();
@@ -78,6 +91,7 @@ impl Source for Control {
                     Some((nqn.as_str().to_owned(), count as u64))
                 })
                 .collect(),
+            health: self.health(),
         }
     }
 }

@@ -2,7 +2,7 @@
 # A machine with NVMe devices behind an IOMMU, emulated: kernel and initramfs from Debian packages, and commands run in it.
 #
 # Sourced after common.sh. machine_start boots it; `inside COMMAND` runs bash in it and has its output and status; `qmp`
-# speaks to the emulator; machine_end ends it. One CPU: emulation is fastest so.
+# speaks to the emulator; machine_end ends it.
 
 # shellcheck disable=SC2034 # used by what sources this
 QEMU_PACKAGES=(qemu-system-x86 seabios ipxe-qemu kmod busybox-static bash nvme-cli e2fsprogs util-linux coreutils jq cpio)
@@ -12,6 +12,8 @@ KERNEL_MODULES=(vfio_iommu_type1 vfio_pci virtio_pci virtio_net nvme_tcp)
 GUEST_BINARIES=(/usr/bin/bash /usr/sbin/nvme /usr/bin/jq /sbin/mkfs.ext4 /usr/sbin/blkdiscard /usr/bin/cmp
     /usr/bin/env /usr/bin/head /usr/bin/dd /usr/bin/sleep /usr/bin/mount /usr/bin/umount)
 MACHINE_MEMORY=1536M
+# Two, for two reactors that share controllers: one is emulated faster, but shows less.
+MACHINE_CPUS=2
 # Booting takes ten seconds; on a machine that does much else, a minute.
 BOOT_SECONDS=180
 INSIDE_SECONDS=120
@@ -104,7 +106,7 @@ machine_start() {
     truncate -s 128M "$MACHINE/nvme0.raw" "$MACHINE/nvme1.raw"
     # no_timer_check: a machine that is starved of time takes its timer for broken.
     # The first device has blocks of 512 bytes and commands of 128 KiB at most; the second blocks of 4096 bytes.
-    qemu-system-x86_64 -accel tcg -machine q35,kernel-irqchip=split -cpu max -smp 1 -m "$MACHINE_MEMORY" -nodefaults \
+    qemu-system-x86_64 -accel tcg -machine q35,kernel-irqchip=split -cpu max -smp "$MACHINE_CPUS" -m "$MACHINE_MEMORY" -nodefaults \
         -display none -no-reboot -kernel "$kernel"/boot/vmlinuz-* -initrd "$guest" \
         -append "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check intel_iommu=on iommu=nopt lab.port=$SHELL_PORT" \
         -serial "file:$MACHINE/console.log" -qmp "unix:$MACHINE/qmp,server=on,wait=off" \

@@ -10,8 +10,7 @@ use nvme::identify::{IdentifyController, IdentifyNamespace};
 use nvme::log::SmartLog;
 use nvme::zerocopy::FromBytes;
 use spdk_rs::{
-    AsyncEvent, Command, Controller, ControllerOptions, DmaBuffer, EnvOptions, Environment, NamespaceInfo,
-    PciAddress,
+    AsyncEvent, Controller, ControllerOptions, EnvOptions, Environment, NamespaceInfo, PciAddress,
 };
 use uuid::Uuid;
 
@@ -23,6 +22,8 @@ use crate::device::{Device, DeviceRegistry};
 
 /// How often the thread does the controller's chores.
 const TURN: Duration = Duration::from_millis(50);
+/// How often the SMART log is read.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long queues have to hand back their queue pairs before a reset is given up.
 const HAND_BACK: Duration = Duration::from_secs(10);
 /// How long an admin command may take.
@@ -74,6 +75,8 @@ pub(super) struct Watched {
     /// Gone once the controller is detached.
     controller: Mutex<Option<Controller>>,
     bells: Mutex<Vec<Weak<Bell>>>,
+    /// The SMART log, as it was read last.
+    health: Mutex<Option<SmartLog>>,
     /// Resets that were asked for, and finished.
     resets: Mutex<(u64, u64)>,
     changed: Condvar,
@@ -161,6 +164,7 @@ impl SpdkController {
             stop: AtomicBool::new(false),
             controller: Mutex::new(Some(controller.clone())),
             bells: Mutex::default(),
+            health: Mutex::default(),
             resets: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -224,22 +228,23 @@ impl SpdkController {
     /// When it is gone or does not answer.
     pub fn health(&self) -> Result<SmartLog, SpdkError> {
         let controller = self.watched.handle().ok_or_else(|| self.gone("removed"))?;
-        let bytes = size_of::<SmartLog>();
-        let buffer = DmaBuffer::zeroed(&self.watched.environment, bytes);
-        let buffer = buffer.ok_or_else(|| self.gone("no memory for devices is left"))?;
-        let dwords = u32::try_from(bytes / 4 - 1).unwrap_or(0);
-        let command = Command {
-            opcode: nvme::opcode::admin::GET_LOG_PAGE,
-            namespace: u32::MAX,
-            dwords: [dwords << 16 | u32::from(nvme::log::lid::SMART), 0, 0, 0, 0, 0],
-        };
-        let done = controller.admin(command, Some(buffer), ADMIN).map_err(|e| self.gone(&e.to_string()))?;
-        if !done.status.is_success() {
-            return Err(self.gone(&format!("Get Log Page: {:?}", done.status)));
-        }
-        let data = done.data.as_deref().unwrap_or_default();
-        SmartLog::read_from_bytes(data).map_err(|_| self.gone("the log page is too short"))
+        read_health(&controller).map_err(|why| self.gone(&why))
     }
+
+    /// The log as it was less than a minute ago: asks nobody and waits for nothing.
+    pub fn last_health(&self) -> Option<SmartLog> {
+        *lock(&self.watched.health)
+    }
+}
+
+fn read_health(controller: &Controller) -> Result<SmartLog, String> {
+    let page = controller.log_page(nvme::log::lid::SMART, None, size_of::<SmartLog>(), ADMIN);
+    let (status, data) = page.map_err(|error| error.to_string())?;
+    if !status.is_success() {
+        return Err(format!("Get Log Page: {status:?}"));
+    }
+    let data = data.as_deref().unwrap_or_default();
+    SmartLog::read_from_bytes(data).map_err(|_| "the log page is too short".into())
 }
 
 impl Drop for SpdkController {
@@ -300,8 +305,14 @@ struct Watcher {
 
 impl Watcher {
     fn run(&self) {
+        let mut health_due = Instant::now();
         while !self.watched.stop.load(Ordering::Acquire) {
             self.turn();
+            if Instant::now() >= health_due {
+                health_due = Instant::now() + HEALTH_INTERVAL;
+                let health = self.watched.handle().and_then(|controller| read_health(&controller).ok());
+                *lock(&self.watched.health) = health;
+            }
             self.watched.wait(TURN);
         }
     }
