@@ -20,6 +20,12 @@ fn main() {
     for (name, bytes) in structures() {
         write("nvme_structures", name, &bytes);
     }
+    for (name, bytes) in store_changes() {
+        write("store_open", name, &bytes);
+    }
+    for (name, bytes) in store_structures() {
+        write("store_structures", name, &bytes);
+    }
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
@@ -183,4 +189,58 @@ fn structures() -> Vec<(&'static str, Vec<u8>)> {
         ("nqn-bad", with_skip(0, b"nqn.2014-13.org.example:x")),
         ("icreq", with_skip(0, IcReq::new(31, 3, 15).as_bytes())),
     ]
+}
+
+/// A change of a store's block, whose checksum is made right.
+fn patch(block: u16, offset: u16, content: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(content.len()).expect("short");
+    [&block.to_le_bytes()[..], &offset.to_le_bytes(), &[len], content].concat()
+}
+
+/// Blocks of the device that `store_open` changes: superblock 0, checkpoints from 1 on, log, counts, map and data.
+fn store_changes() -> Vec<(&'static str, Vec<u8>)> {
+    // Every block of the device gets the same change: whichever kind it is meant for meets it.
+    let everywhere = |offset, content: &[u8]| {
+        (0..400u16).flat_map(|block| patch(block, offset, content)).collect::<Vec<u8>>()
+    };
+    vec![
+        ("untouched", Vec::new()),
+        ("superblock-gone", patch(0, 0, &[0; 8])),
+        ("superblocks-huge", [patch(0, 40, &[0xff; 8]), patch(399, 40, &[0xff; 8])].concat()),
+        ("superblock-log-of-one", patch(0, 56, &1u64.to_le_bytes())),
+        ("newest-header-gone", patch(1, 8, &[0xff; 4])),
+        ("sequence-everywhere", everywhere(32, &[0xff; 7])),
+        ("first-target-everywhere", everywhere(64, &200u64.to_le_bytes())),
+        ("lost-everywhere", everywhere(72, &1u64.to_le_bytes())),
+        ("count-everywhere", everywhere(100, &[7, 0])),
+        ("record-kind-everywhere", everywhere(64, &[8])),
+        ("volume-flags", (2..12).flat_map(|block| patch(block, 33, &[0xff])).collect()),
+        ("volume-height", (2..12).flat_map(|block| patch(block, 32, &[200])).collect()),
+        ("checksum-wrong", patch(0x8000 | 20, 70, &[1])),
+    ]
+}
+
+fn store_structures() -> Vec<(&'static str, Vec<u8>)> {
+    let mut all: Vec<_> = [
+        ("superblock-zeroes", 0u8),
+        ("checkpoint-zeroes", 1),
+        ("map-zeroes", 2),
+        ("counts-zeroes", 3),
+        ("log-zeroes", 4),
+    ]
+    .map(|(name, kind)| (name, vec![kind]))
+    .into();
+    all.push(("map-ones", [&[2][..], &[0xff; 4088]].concat()));
+    all.push(("counts-ones", [&[3][..], &[0xff; 4088]].concat()));
+    let mut log = vec![4u8; 4089];
+    log[1..].fill(1);
+    // Up to its end, records of kind 1 with 257 bytes: not a whole number of entries.
+    log[1 + 28..1 + 32].copy_from_slice(&[0, 16, 9, 0]);
+    all.push(("log-ones", log));
+    let mut delete = vec![0u8; 4089];
+    delete[0] = 4;
+    delete[1 + 28..1 + 32].copy_from_slice(&[80, 0, 1, 0]);
+    delete[1 + 60] = 4;
+    all.push(("log-delete", delete));
+    all
 }

@@ -3,10 +3,12 @@
 //! `scripts/fuzz` runs them under libFuzzer; `tests/replay.rs` runs every input of `corpus/` in the ordinary tests.
 
 mod host;
+mod store;
 mod structures;
 mod target;
 
 pub use host::tcp_host;
+pub use store::{store_open, store_structures};
 pub use structures::nvme_structures;
 pub use target::tcp_target;
 
@@ -14,8 +16,13 @@ pub use target::tcp_target;
 pub type Target = fn(&[u8]);
 
 /// Every target by name: the names of its executable in `fuzz_targets/` and its folder in `corpus/`.
-pub const TARGETS: &[(&str, Target)] =
-    &[("nvme_structures", nvme_structures), ("tcp_target", tcp_target), ("tcp_host", tcp_host)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("nvme_structures", nvme_structures),
+    ("tcp_target", tcp_target),
+    ("tcp_host", tcp_host),
+    ("store_open", store_open),
+    ("store_structures", store_structures),
+];
 
 /// Bytes an input is cut into, as a network would: the first byte of each piece says how long it is.
 pub(crate) struct Pieces<'a> {

@@ -40,6 +40,11 @@ impl Device {
         self.sequence
     }
 
+    /// Blocks of a range that were ever written.
+    pub fn written(&self, range: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
+        range.filter(|block| self.stable.contains_key(block))
+    }
+
     /// What a block holds.
     pub fn block(&self, block: Block) -> Rc<Bytes> {
         self.visible.get(&block.0).map_or_else(|| Rc::new([0; BLOCK_BYTES]), Rc::clone)

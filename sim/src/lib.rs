@@ -10,10 +10,12 @@
 pub mod device;
 pub mod model;
 mod plan;
+mod rot;
 mod run;
 mod verify;
 pub mod volume;
 mod workload;
 
 pub use plan::{Plan, run_all};
+pub use rot::{exercise, live};
 pub use run::{COMMANDS, Failed, Outcome, run};

@@ -14,12 +14,15 @@ use uuid::Uuid;
 
 use crate::device::Device;
 use crate::model::{Change, Model, holds};
+use crate::rot::rot;
 use crate::verify::{live_volumes, verify};
 use crate::workload::{Action, Workload};
 
 /// Small, so that pages come and go, slots run out and checkpoints are frequent.
 pub(crate) const LIMITS: Limits = Limits { commands: 8, map_pages: 16, counts_pages: 2, frames: 96 };
 const VOLUMES: u32 = 20;
+/// Bits that flip after each life, each on a device of its own.
+const ROTS: u32 = 6;
 const LIVES: u32 = 3;
 /// More steps than any life needs: beyond it something waits for ever.
 pub(crate) const STEPS_MAX: u32 = 200_000;
@@ -104,6 +107,9 @@ fn run_lives(seed: u64, commands: u32) -> Check<Outcome> {
         let mut life = Life::new(store, device, model, Faults::of(seed, life), &mut outcome);
         life.live(commands, &mut workload, &mut rng)?;
         (device, model) = life.die(&mut rng)?;
+        for _ in 0..ROTS {
+            rot(&device, &model, &mut rng)?;
+        }
     }
     let store = open(&mut device, LIMITS).map_err(|error| format!("last life: open: {error}"))?;
     Life::new(store, device, model, Faults::default(), &mut outcome).empty(&mut rng)?;
@@ -434,6 +440,9 @@ impl<'a> Life<'a> {
         }
         let device = self.after_power_failure(rng);
         self.outcome.deaths += 1;
+        for _ in 0..ROTS {
+            rot(&device, &self.model, rng)?;
+        }
         verify(device, &self.model, self.store.lsn())
     }
 

@@ -18,12 +18,17 @@ use crate::workload::SMALL_BLOCKS;
 pub(crate) fn verify(mut device: Device, model: &Model, newest: Lsn) -> Check<(Device, Model)> {
     sound(&mut device, "before opening")?;
     let mut store = open(&mut device, LIMITS).map_err(|error| format!("open: {error}"))?;
+    let counters = store.counters();
+    if (counters.damaged_counts, counters.lost_pages) != (0, 0) {
+        return Err(format!("damage where there is none: {counters:?}"));
+    }
     let lsn = store.lsn();
     if lsn < model.promised || lsn > newest {
         return Err(format!("found {lsn:?}, promised {:?}, last {newest:?}", model.promised));
     }
     let state = Rc::clone(model.at(lsn).ok_or("found a state from before the store was opened")?);
-    same_volumes(&store, &state)?;
+    same_volumes(&store, &state)
+        .map_err(|what| format!("at {lsn:?}, promised {:?}, newest {newest:?}: {what}", model.promised))?;
     for id in state.keys() {
         same_content(&mut store, &device, VolumeId(*id), &state)?;
     }
@@ -59,7 +64,7 @@ fn same_volumes(store: &Store, state: &State) -> Check {
 /// What an open store in which nothing is under way says of its volumes: differences, space.
 pub(crate) fn live_volumes(store: &mut Store, device: &Device, model: &Model) -> Check {
     let state = model.now();
-    same_volumes(store, state)?;
+    same_volumes(store, state).map_err(|what| format!("live: {what}"))?;
     let all: Vec<Option<u32>> = std::iter::once(None).chain(state.keys().copied().map(Some)).collect();
     for (from, to) in all.iter().zip(state.keys()) {
         let Some(found) = changes(store, device, from.map(VolumeId), VolumeId(*to))? else { continue };

@@ -35,6 +35,8 @@ pub(crate) struct FrameId(u32);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
     None,
+    /// There was something, which damage took.
+    Lost,
     Block(Block),
     Frame(FrameId),
 }
@@ -43,6 +45,7 @@ impl Target {
     pub(crate) fn from_raw(raw: u64) -> Self {
         match raw {
             0 => Self::None,
+            MapPage::LOST => Self::Lost,
             block if block & FRAME == 0 => Self::Block(Block(block)),
             frame => Self::Frame(FrameId(u32::try_from(frame & !FRAME).unwrap_or(u32::MAX))),
         }
@@ -51,6 +54,7 @@ impl Target {
     pub(crate) fn raw(self) -> u64 {
         match self {
             Self::None => 0,
+            Self::Lost => MapPage::LOST,
             Self::Block(block) => block.0,
             Self::Frame(frame) => FRAME | u64::from(frame.0),
         }
@@ -89,6 +93,11 @@ impl Pages {
         self.frames.len() - self.free.len()
     }
 
+    /// Whether the page at `block` could not be read.
+    pub(crate) fn is_damaged(&self, block: Block) -> bool {
+        self.damaged.contains(&block.0)
+    }
+
     pub(crate) fn block(&self, block: Block, level: u8) -> Result<&MapPage, Stop> {
         if self.damaged.contains(&block.0) {
             return Err(Stop::Damaged);
@@ -104,6 +113,7 @@ impl Pages {
     pub(crate) fn get(&self, target: Target, level: u8) -> Result<Option<&MapPage>, Stop> {
         match target {
             Target::None => Ok(None),
+            Target::Lost => Err(Stop::Damaged),
             Target::Block(block) => self.block(block, level).map(Some),
             Target::Frame(id) => Ok(Some(&self.frame(id).page)),
         }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::cache::{Stop, Target};
 use super::format::{Layout, MapPage, VolumeEntry, crc32c};
 use super::machine::Limits;
-use super::open::{Media, OpenError, load, read_missing};
+use super::open::{Media, OpenError};
+use super::recover::{load, read_missing};
 use super::state::{Counters, State, VolumeInfo};
 use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 
@@ -33,6 +34,16 @@ pub enum Fault {
         count: u16,
         /// What the maps say.
         references: u32,
+    },
+    /// These blocks were mapped by a page that was damaged: what they held is lost until they are written or unmapped.
+    #[error("volume {}: {blocks} blocks from {at} on are lost", volume.0)]
+    Lost {
+        /// Whose.
+        volume: VolumeId,
+        /// The first.
+        at: u64,
+        /// How many.
+        blocks: u64,
     },
     /// A volume maps more or fewer blocks than it counts.
     #[error("volume {}: counts {recorded} mapped blocks, maps {found}", volume.0)]
@@ -170,8 +181,13 @@ impl<M: Media> Walk<'_, M> {
     /// Counts a reference, and goes down when it is the first. Depth is bounded by the height of a tree. Gives the blocks
     /// that are mapped below.
     fn visit(&mut self, tree: Tree, target: Target, level: u8, first: u64) -> Option<u64> {
-        if target == Target::None {
-            return Some(0);
+        match target {
+            Target::None => return Some(0),
+            Target::Lost => {
+                self.fault(Fault::Lost { volume: tree.id, at: first, blocks: 256 << (8 * u32::from(level)) });
+                return None;
+            }
+            Target::Block(_) | Target::Frame(_) => {}
         }
         if self.references.add(target) > 1 {
             return self.mapped.get(&target.raw()).copied().flatten();
@@ -181,7 +197,10 @@ impl<M: Media> Walk<'_, M> {
         let mut mapped = Some(0);
         for (index, raw) in page.targets.into_iter().enumerate().filter(|(_, raw)| *raw != 0) {
             let at = first + index as u64 * span;
-            let below = if level == 0 {
+            let below = if level == 0 && raw == MapPage::LOST {
+                self.fault(Fault::Lost { volume: tree.id, at, blocks: 1 });
+                None
+            } else if level == 0 {
                 self.visit_data(tree, Block(raw), at, page.sums[index]);
                 Some(1)
             } else {
@@ -242,6 +261,7 @@ impl<M: Media> Walk<'_, M> {
         self.state.meta.space.trim();
         loop {
             match self.state.meta.space.need(block) {
+                Ok(()) if !self.state.meta.space.is_known(block) => return None,
                 Ok(()) => return Some(self.state.meta.space.count(block)),
                 Err(stop @ Stop::Counts { .. }) => read_missing(self.media, &mut self.state, stop),
                 Err(_) => return None,

@@ -1,7 +1,8 @@
 //! Checkpoints: changed map pages get blocks, and the state as of one record replaces the log up to it.
 //!
-//! place (a block for every frame, lowest level first) → write map pages, counts, volume table and summary →
-//! flush → header, on the media when it is finished. Until the header is on the media the checkpoint before it counts, and nothing that it refers to has
+//! place (a block for every frame, lowest level first) → write map pages, counts, volume table and summary, the last two
+//! twice → flush → header, twice, on the media when it is finished. What is written was copied at one instant, so changes
+//! go on meanwhile. Until the header is on the media the checkpoint before it counts, and nothing that it refers to has
 //! been touched: map pages went to free blocks, counts to their other side, the table to the other area.
 
 use super::cache::{FrameId, Stop, Target};
@@ -28,6 +29,7 @@ pub(crate) enum Phase {
         header: CheckpointHeader,
     },
     Header {
+        left: usize,
         header: CheckpointHeader,
     },
 }
@@ -70,7 +72,7 @@ pub(crate) fn settle(
     }
 }
 
-/// The blocks after the header, with their places counted from it.
+/// Table and summary, each block with its place.
 pub(crate) fn payload(state: &State) -> Vec<(u64, Box<Bytes>)> {
     let entry =
         |place: &Option<Volume>| place.as_ref().map_or_else(VolumeEntry::new_zeroed, Volume::to_entry);
@@ -78,7 +80,7 @@ pub(crate) fn payload(state: &State) -> Vec<(u64, Box<Bytes>)> {
     let table = table.chunks(VOLUMES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
     let summary: Vec<SummaryEntry> = state.meta.space.summary().collect();
     let summary = summary.chunks(SUMMARIES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
-    (1..).zip(table.chain(summary)).collect()
+    (0..).zip(table.chain(summary)).collect()
 }
 
 /// CRC32C of all of the payload.

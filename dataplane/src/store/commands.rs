@@ -12,7 +12,7 @@ use zerocopy::FromZeros;
 
 use super::cache::Stop;
 use super::command::{Command, Control, Event, Failure, Operation};
-use super::format::{FANOUT, MapEntry, Record, VolumeEntry};
+use super::format::{FANOUT, MapEntry, MapPage, Record, VolumeEntry};
 use super::machine::{Purpose, Store};
 use super::request::{Finished, RequestOp};
 use super::state::{State, Volume};
@@ -335,6 +335,9 @@ impl Store {
                     slot.entries.extend(entries);
                 }
             }
+        }
+        if slot.entries.iter().any(|entry| entry.target == MapPage::LOST) {
+            return Err(Failure::Corrupt.into());
         }
         slot.since = self.state.lsn;
         self.request_data(index, slot, |tag, offset, block, blocks| match block {

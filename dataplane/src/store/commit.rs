@@ -10,6 +10,8 @@ use super::format::{Bytes, LogBlock, LogHeader, Record};
 
 /// Log blocks that wait for a commit at most, 256 KiB: enough for 9,000 writes of one block.
 const PENDING_MAX: usize = 64;
+/// Log blocks after which a checkpoint begins, 32 MiB: what a recovery reads in a fraction of a second.
+const LONG_BLOCKS: u64 = 8_192;
 /// Log blocks that one command's records fill at most: 128 that map one block each, and those of a whole leaf.
 const COMMAND_LOG_BLOCKS: u64 = 4;
 
@@ -46,6 +48,10 @@ pub(crate) struct Log {
     open_first: Lsn,
     sealed: VecDeque<(u64, Box<Bytes>)>,
     phase: Phase,
+    /// Blocks before this position are on the media.
+    written: u64,
+    /// Where the commit under way ends.
+    end: u64,
     /// What the commit under way makes durable.
     target: Lsn,
     durable: Lsn,
@@ -62,6 +68,8 @@ impl Log {
             open_first: lsn.next(),
             sealed: VecDeque::with_capacity(PENDING_MAX),
             phase: Phase::Idle,
+            written: position,
+            end: position,
             target: lsn,
             durable: lsn,
         }
@@ -71,8 +79,13 @@ impl Log {
         self.durable
     }
 
+    #[cfg(test)]
     pub(crate) fn position(&self) -> u64 {
         self.position
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -93,9 +106,9 @@ impl Log {
         self.in_ring() + 1 + COMMAND_LOG_BLOCKS <= self.ring
     }
 
-    /// Whether it is time for a checkpoint: recovery reads at most about half of the ring.
+    /// Whether it is time for a checkpoint.
     pub(crate) fn is_long(&self) -> bool {
-        self.in_ring() > self.ring / 2
+        self.in_ring() > (self.ring / 2).min(LONG_BLOCKS)
     }
 
     /// Adds a record that was just applied as `lsn`.
@@ -110,8 +123,12 @@ impl Log {
     }
 
     fn seal(&mut self) {
-        let header =
-            LogHeader { incarnation: self.incarnation, position: self.position, lsn: self.open_first };
+        let header = LogHeader {
+            incarnation: self.incarnation,
+            position: self.position,
+            lsn: self.open_first,
+            committed: self.written,
+        };
         let bytes = std::mem::take(&mut self.open).seal(header);
         self.sealed.push_back((self.position, bytes));
         self.position += 1;
@@ -124,6 +141,7 @@ impl Log {
             self.seal();
         }
         self.target = lsn;
+        self.end = self.position;
         if self.sealed.is_empty() {
             return self.done();
         }
@@ -135,6 +153,7 @@ impl Log {
     pub(crate) fn advance(&mut self) -> Next {
         self.phase = match self.phase {
             Phase::Idle => unreachable!("an idle log has no requests under way"),
+            Phase::Flushing { blocks: 0 } => return self.done(),
             Phase::Flushing { blocks } => {
                 self.phase = Phase::Writing { left: blocks };
                 return Next::Write(self.sealed.drain(..blocks).collect());
@@ -147,17 +166,28 @@ impl Log {
 
     fn done(&mut self) -> Next {
         self.phase = Phase::Idle;
-        self.durable = self.target;
+        self.durable = self.durable.max(self.target);
+        self.written = self.written.max(self.end);
         Next::Durable
     }
 
-    /// A checkpoint holds everything up to `lsn`: the log begins anew after it.
-    pub(crate) fn restart(&mut self, lsn: Lsn, incarnation: u64) {
-        assert!(self.is_idle(), "no commit during a checkpoint");
-        self.sealed.clear();
-        self.open = LogBlock::default();
-        self.start = self.position;
-        self.incarnation = incarnation;
-        self.durable = lsn;
+    /// A checkpoint is to hold everything so far: says where the log goes on after it.
+    pub(crate) fn begin_checkpoint(&mut self) -> u64 {
+        if self.open.records() > 0 {
+            self.seal();
+        }
+        self.position
+    }
+
+    /// A checkpoint holds everything up to `lsn`: the log begins at `position`, and what waits from before is not needed.
+    pub(crate) fn end_checkpoint(&mut self, lsn: Lsn, position: u64) {
+        let needless = self.sealed.iter().take_while(|(at, _)| *at < position).count();
+        self.sealed.drain(..needless);
+        if let Phase::Flushing { blocks } = &mut self.phase {
+            *blocks = blocks.saturating_sub(needless);
+        }
+        self.start = position;
+        self.written = self.written.max(position);
+        self.durable = self.durable.max(lsn);
     }
 }

@@ -1,7 +1,7 @@
 //! The store as a machine: commands and finished requests in, requests and events out.
 //!
 //! One command, one slot. A command that needs something first waits in its slot and is tried again from its last
-//! phase when anything has happened. Changes wait while a checkpoint is written; reads do not.
+//! phase when anything has happened. Changes wait while a checkpoint finds places for changed pages, not while it is written.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -57,8 +57,6 @@ pub struct Store {
     placed: Vec<(FrameId, Block)>,
     /// Sequence number of the last checkpoint.
     seq: u64,
-    /// Incarnation that the next checkpoint begins.
-    next_incarnation: u64,
     checkpoint_wanted: bool,
     commit_wanted: bool,
     pub(crate) slots: Vec<Slot>,
@@ -88,7 +86,6 @@ impl Store {
             checkpoint: Checkpoint::Idle,
             placed: Vec::new(),
             seq: header.seq,
-            next_incarnation: header.incarnation + 1,
             checkpoint_wanted: false,
             commit_wanted: false,
             slots: (0..limits.commands).map(|_| Slot::default()).collect(),
@@ -186,8 +183,9 @@ impl Store {
         self.reap();
         self.start_commit();
         self.start_checkpoint();
-        self.state.meta.space.trim();
+        // What is being written cannot be read yet.
         if matches!(self.checkpoint, Checkpoint::Idle) {
+            self.state.meta.space.trim();
             self.state.meta.pages.trim();
         }
     }
@@ -260,6 +258,7 @@ impl Store {
             Stop::Full => return Err(Failure::Full),
             Stop::Damaged => return Err(Failure::Corrupt),
             Stop::Commit => self.commit_wanted = true,
+            Stop::Checkpoint if !matches!(self.checkpoint, Checkpoint::Idle) => {}
             Stop::Checkpoint => self.checkpoint_wanted = true,
             Stop::Map { .. } | Stop::Counts { .. } if !self.loading.insert(stop) => {}
             Stop::Map { block, .. } => self.request(Purpose::Load(stop), RequestOp::ReadMeta { block }),
@@ -277,9 +276,12 @@ impl Store {
         insert(&mut self.state, stop, bytes);
     }
 
-    /// Whether changes may begin; a checkpoint has to be through first.
+    /// Whether changes may begin; they would move what a checkpoint is finding places for.
     pub(crate) fn may_change(&self) -> Result<(), Stop> {
-        if !matches!(self.checkpoint, Checkpoint::Idle) {
+        let writing = !matches!(self.checkpoint, Checkpoint::Idle);
+        if matches!(self.checkpoint, Checkpoint::Placing { .. })
+            || writing && self.state.meta.space.is_crowded()
+        {
             return Err(Stop::Checkpoint);
         }
         if !self.log.has_ring_room() {
@@ -318,7 +320,7 @@ impl Store {
     }
 
     fn reap(&mut self) {
-        if self.stopped || self.is_checkpointing() {
+        if self.stopped {
             return;
         }
         let Some(volume) = self.state.reapable() else { return };
@@ -339,8 +341,7 @@ impl Store {
     fn start_commit(&mut self) {
         let durable = self.log.durable();
         let awaited = self.waiting.iter().any(|index| self.slots[*index].awaits_after(durable));
-        let idle = matches!(self.checkpoint, Checkpoint::Idle) && self.log.is_idle();
-        if !idle || self.stopped || !(awaited || self.commit_wanted) {
+        if !self.log.is_idle() || self.stopped || !(awaited || self.commit_wanted) {
             return;
         }
         self.commit_wanted = false;
@@ -369,10 +370,11 @@ impl Store {
         self.state.meta.space.free_released(upto);
     }
 
-    fn start_checkpoint(&mut self) {
+    pub(crate) fn start_checkpoint(&mut self) {
         let long = self.log.is_long() || self.state.meta.pages.dirty() > self.limits.frames / 2;
-        let idle = matches!(self.checkpoint, Checkpoint::Idle) && self.log.is_idle();
+        let idle = matches!(self.checkpoint, Checkpoint::Idle);
         if idle && !self.stopped && (self.checkpoint_wanted || long) {
+            self.checkpoint_wanted = false;
             let mut frames = self.state.meta.pages.frames_by_level();
             frames.reverse();
             self.checkpoint = Checkpoint::Placing { frames };
@@ -400,17 +402,21 @@ impl Store {
         let placed = std::mem::take(&mut self.placed);
         checkpoint::settle(&mut self.state, &placed, seq, |block, bytes| writes.push((block, bytes)));
         self.state.meta.space.write_dirty(seq, |block, bytes| writes.push((block, bytes)));
+        self.state.meta.space.begin_checkpoint();
         let payload = checkpoint::payload(&self.state);
         let header = CheckpointHeader {
             store: self.state.uuid,
             seq,
             lsn: self.state.lsn,
-            log_position: self.log.position(),
-            incarnation: self.next_incarnation,
+            log_position: self.log.begin_checkpoint(),
+            incarnation: self.log.incarnation(),
             payload_crc: checkpoint::payload_crc(payload.iter().map(|(_, bytes)| &**bytes)),
         };
-        let start = self.state.layout.checkpoint(seq).0;
-        writes.extend(payload.into_iter().map(|(place, bytes)| (Block(start + place), bytes)));
+        for (index, bytes) in payload {
+            let [first, second] = self.state.layout.payload(seq, index);
+            writes.push((first, bytes.clone()));
+            writes.push((second, bytes));
+        }
         self.checkpoint = Checkpoint::Writing { left: writes.len(), header };
         for (block, bytes) in writes {
             self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: false });
@@ -426,11 +432,14 @@ impl Store {
             }
             Checkpoint::Writing { left, header } => Checkpoint::Writing { left: left - 1, header },
             Checkpoint::Flushing { header } => {
-                let (block, bytes) = (self.state.layout.checkpoint(header.seq), header.encode());
-                self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: true });
-                Checkpoint::Header { header }
+                for block in self.state.layout.headers(header.seq) {
+                    let bytes = header.encode();
+                    self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: true });
+                }
+                Checkpoint::Header { left: 2, header }
             }
-            Checkpoint::Header { header } => {
+            Checkpoint::Header { left: 2, header } => Checkpoint::Header { left: 1, header },
+            Checkpoint::Header { header, .. } => {
                 self.checkpoint_done(&header);
                 Checkpoint::Idle
             }
@@ -439,9 +448,8 @@ impl Store {
 
     fn checkpoint_done(&mut self, header: &CheckpointHeader) {
         self.seq = header.seq;
-        self.checkpoint_wanted = false;
-        self.log.restart(header.lsn, header.incarnation);
-        self.state.meta.space.free_replaced();
+        self.log.end_checkpoint(header.lsn, header.log_position);
+        self.state.meta.space.end_checkpoint();
         self.free_released();
     }
 
@@ -464,9 +472,10 @@ pub(crate) fn insert(state: &mut State, stop: Stop, bytes: Option<&Bytes>) {
                 None => state.meta.pages.insert_damaged(block),
             }
         }
-        Stop::Counts { page } => match bytes.and_then(|bytes| CountsPage::decode(bytes, page).ok()) {
-            Some(counts) => state.meta.space.insert(page, Box::new(counts)),
-            None => state.meta.space.insert_damaged(page),
+        Stop::Counts { page } => match bytes.map(|bytes| CountsPage::decode(bytes, page)) {
+            Some(Ok(counts)) => state.meta.space.insert(page, Box::new(counts)),
+            Some(Err(_)) => state.meta.space.give_up(page),
+            None => state.meta.space.insert_unreadable(page),
         },
         Stop::Commit | Stop::Checkpoint | Stop::Full | Stop::Damaged => {}
     }

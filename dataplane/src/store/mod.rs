@@ -20,6 +20,7 @@ pub mod format;
 mod machine;
 mod open;
 mod own;
+mod recover;
 mod request;
 mod space;
 mod state;

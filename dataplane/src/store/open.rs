@@ -1,19 +1,14 @@
 //! Making and opening a store. Both block: for the thread that sets things up, not for a reactor.
 
-use uuid::Uuid;
-use zerocopy::FromBytes;
-
-use super::cache::Stop;
 use super::checkpoint;
 use super::commit::Log;
-use super::format::{
-    Bytes, CheckpointHeader, FormatError, Layout, Records, SummaryEntry, SuperblockV1, VolumeEntry,
-};
-use super::machine::{Limits, Store, insert};
+use super::format::{Bytes, CheckpointHeader, FormatError, Layout, SuperblockV1};
+use super::machine::{Limits, Store};
+use super::recover::load;
 use super::request::{Finished, RequestOp};
-use super::space::Space;
-use super::state::{State, Volume};
-use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
+use super::state::State;
+use super::{BLOCK_BYTES, Block, Lsn};
+use uuid::Uuid;
 
 /// A device that is read and written one block at a time, and waited for.
 pub trait Media {
@@ -52,9 +47,21 @@ pub enum OpenError {
         /// What the device has.
         device: u64,
     },
-    /// Neither checkpoint is whole.
-    #[error("no checkpoint is whole")]
+    /// There is no checkpoint.
+    #[error("there is no checkpoint")]
     NoCheckpoint,
+    /// The newest checkpoint is damaged, in both of its copies. The one before it is not the store any more.
+    #[error("checkpoint {seq} is damaged")]
+    CheckpointDamaged {
+        /// Which.
+        seq: u64,
+    },
+    /// A block of the log is damaged, and later ones show that it was on the media.
+    #[error("block {position} of the log is damaged")]
+    LogDamaged {
+        /// Which.
+        position: u64,
+    },
     /// A record of the log does not fit the state before it.
     #[error("record {} of the log cannot be applied", lsn.0)]
     Record {
@@ -112,11 +119,16 @@ pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout,
         incarnation: 0,
         payload_crc: checkpoint::payload_crc(payload.iter().map(|(_, bytes)| &**bytes)),
     };
-    media.write(layout.checkpoint(1), &[0; BLOCK_BYTES])?;
-    let start = layout.checkpoint(0);
-    media.write(start, &header.encode())?;
-    for (place, bytes) in &payload {
-        media.write(Block(start.0 + place), bytes)?;
+    for block in layout.headers(1) {
+        media.write(block, &[0; BLOCK_BYTES])?;
+    }
+    for (index, bytes) in &payload {
+        for block in layout.payload(0, *index) {
+            media.write(block, bytes)?;
+        }
+    }
+    for block in layout.headers(0) {
+        media.write(block, &header.encode())?;
     }
     media.flush()?;
     let superblock = SuperblockV1::encode(options.uuid, &layout);
@@ -138,18 +150,23 @@ fn refuse_content(media: &mut impl Media) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Opens a store: reads a checkpoint and the log after it, and writes a checkpoint.
+/// Opens a store: reads a checkpoint and the log after it, and writes a checkpoint. A store with damage that leaves no
+/// room for one is opened for reading: [`Store::is_stopped`].
 pub fn open(media: &mut impl Media, limits: Limits) -> Result<Store, OpenError> {
     let (state, header, position) = load(media, limits)?;
-    let log = Log::new(header.incarnation, position, header.log_position, state.layout.log_blocks, state.lsn);
+    // A new life: what an earlier one left behind the end of the log is not taken for its continuation.
+    let incarnation = header.incarnation + 1;
+    let log = Log::new(incarnation, position, header.log_position, state.layout.log_blocks, state.lsn);
     let mut store = Store::new(state, log, limits, &header);
     store.request_checkpoint();
     while store.is_checkpointing() {
-        store.turn();
+        // Nothing else goes on: what is found is what was there.
+        store.start_checkpoint();
         while let Some(request) = store.next_request() {
             carry_out(media, &mut store, request)?;
         }
-        if store.is_stopped() {
+        // With so much damaged that no block can be taken, it can still be read.
+        if store.is_stopped() && !store.state.is_damaged() {
             return Err(OpenError::Checkpoint);
         }
     }
@@ -180,137 +197,4 @@ fn carry_out(media: &mut impl Media, store: &mut Store, request: super::Request)
     };
     store.finish(request.id, finished);
     Ok(())
-}
-
-/// The state that a device holds, the checkpoint it began with, and where the log ends.
-pub(crate) fn load(
-    media: &mut impl Media,
-    limits: Limits,
-) -> Result<(State, CheckpointHeader, u64), OpenError> {
-    let (uuid, layout) = superblock(media)?;
-    let (header, mut state) =
-        newest_checkpoint(media, uuid, layout, limits).ok_or(OpenError::NoCheckpoint)?;
-    state.lsn = header.lsn;
-    let position = replay(media, &mut state, &header)?;
-    Ok((state, header, position))
-}
-
-fn superblock(media: &mut impl Media) -> Result<(Uuid, Layout), OpenError> {
-    let first = superblock_at(media, Block(0));
-    let found = match first {
-        Ok(found) => found,
-        // A newer format is refused, not looked for elsewhere.
-        Err(error @ OpenError::Superblock(FormatError::Newer { .. })) => return Err(error),
-        Err(error) => superblock_at(media, Block(media.blocks().saturating_sub(1))).map_err(|_| error)?,
-    };
-    let (store, device) = (found.1.blocks, media.blocks());
-    if store > device { Err(OpenError::DeviceTooSmall { store, device }) } else { Ok(found) }
-}
-
-fn superblock_at(media: &mut impl Media, block: Block) -> Result<(Uuid, Layout), OpenError> {
-    let mut bytes = [0; BLOCK_BYTES];
-    media.read(block, &mut bytes)?;
-    SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)
-}
-
-fn newest_checkpoint(
-    media: &mut impl Media,
-    uuid: Uuid,
-    layout: Layout,
-    limits: Limits,
-) -> Option<(CheckpointHeader, State)> {
-    let mut headers: Vec<CheckpointHeader> = [0, 1]
-        .into_iter()
-        .filter_map(|seq| {
-            let mut bytes = [0; BLOCK_BYTES];
-            media.read(layout.checkpoint(seq), &mut bytes).ok()?;
-            let header = CheckpointHeader::decode(&bytes).ok()?;
-            (header.store == uuid && header.seq & 1 == seq).then_some(header)
-        })
-        .collect();
-    headers.sort_by_key(|header| std::cmp::Reverse(header.seq));
-    headers.into_iter().find_map(|header| {
-        let state = checkpoint_state(media, &header, layout, limits)?;
-        Some((header, state))
-    })
-}
-
-fn checkpoint_state(
-    media: &mut impl Media,
-    header: &CheckpointHeader,
-    layout: Layout,
-    limits: Limits,
-) -> Option<State> {
-    let start = layout.checkpoint(header.seq).0;
-    let mut payload = Vec::new();
-    for place in 1..layout.checkpoint_blocks() {
-        let mut bytes = Box::new([0; BLOCK_BYTES]);
-        media.read(Block(start + place), &mut bytes).ok()?;
-        payload.push(bytes);
-    }
-    if checkpoint::payload_crc(payload.iter().map(|bytes| &**bytes)) != header.payload_crc {
-        return None;
-    }
-    let (table, summary) = checkpoint::split(&layout, &payload);
-    let mut state = State::empty(header.store, layout, limits.map_pages, limits.counts_pages);
-    let entries = table.iter().flat_map(|block| <[VolumeEntry]>::ref_from_bytes(&block[..]).unwrap_or(&[]));
-    for (place, entry) in (0..layout.volumes).zip(entries) {
-        if entry.flags & VolumeEntry::LIVE != 0 {
-            state.insert(VolumeId(place), Volume::from_entry(entry.clone(), &layout)?);
-        }
-    }
-    let summary =
-        summary.iter().flat_map(|block| <[SummaryEntry]>::ref_from_bytes(&block[..]).unwrap_or(&[]));
-    state.meta.space = Space::from_summary(layout, summary.copied(), limits.counts_pages)?;
-    Some(state)
-}
-
-/// Applies the log after a checkpoint; says where it ends.
-fn replay(media: &mut impl Media, state: &mut State, header: &CheckpointHeader) -> Result<u64, OpenError> {
-    let mut position = header.log_position;
-    let mut bytes = [0; BLOCK_BYTES];
-    while position - header.log_position < state.layout.log_blocks {
-        media.read(state.layout.log(position), &mut bytes)?;
-        let Ok((found, records)) = Records::decode(&bytes) else { break };
-        let continues = found.incarnation == header.incarnation
-            && found.position == position
-            && found.lsn == state.lsn.next();
-        if !continues {
-            break;
-        }
-        for record in records {
-            let lsn = state.lsn.next();
-            let record = record.map_err(|_| OpenError::Record { lsn })?;
-            // Every record here is durable: what those before it freed may be in use again.
-            state.meta.space.free_released(state.lsn);
-            make_ready(media, state, &record).ok_or(OpenError::Record { lsn })?;
-            state.apply(&record);
-        }
-        position += 1;
-    }
-    state.meta.space.free_released(state.lsn);
-    Ok(position)
-}
-
-/// Reads what a record needs; `None` if it cannot be applied.
-fn make_ready(media: &mut impl Media, state: &mut State, record: &super::format::Record<'_>) -> Option<()> {
-    loop {
-        match state.ready(record) {
-            Ok(_) => return Some(()),
-            Err(Stop::Damaged | Stop::Full | Stop::Commit | Stop::Checkpoint) => return None,
-            Err(stop) => read_missing(media, state, stop),
-        }
-    }
-}
-
-/// Reads a page that something needs.
-pub(crate) fn read_missing(media: &mut impl Media, state: &mut State, stop: Stop) {
-    let block = match stop {
-        Stop::Map { block, .. } => block,
-        Stop::Counts { page } => state.meta.space.page_block(page),
-        Stop::Commit | Stop::Checkpoint | Stop::Full | Stop::Damaged => return,
-    };
-    let mut bytes = [0; BLOCK_BYTES];
-    let read = media.read(block, &mut bytes);
-    insert(state, stop, read.is_ok().then_some(&bytes));
 }

@@ -3,41 +3,55 @@
 //! A block that is not free to take although its count is zero is *held*: allocated for a write that is not in the map
 //! yet, or freed by a record that is not durable yet, or part of what the last checkpoint refers to. Held is a matter of
 //! memory only: on the device such a block is free, so a crash loses none.
+//!
+//! A page of counts that is damaged, or contradicts the map, is given up for good: its blocks count as shared, nothing is
+//! taken from it, and what is freed in it stays taken. The summary says so, so it stays given up after the next opening.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::cache::Stop;
 use super::format::{COUNTS_PER_PAGE, CountsPage, Layout, SummaryEntry};
 use super::{Block, Lsn};
 
 const HELD: u16 = 1 << 15;
+/// The count of a block of which nothing is known: it is never changed in place, and never free.
+const UNKNOWN: u16 = 2;
 
-#[derive(Clone, Copy)]
-struct Summary {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trust {
+    Sound,
+    /// The device could not read it: as long as the store is open, what needs it fails.
+    Unreadable,
+    /// Given up.
+    Damaged,
+}
+
+struct Page {
     /// Free and not held.
     available: u16,
     held: u16,
     flags: u16,
-}
-
-struct Loaded {
-    counts: Box<CountsPage>,
+    trust: Trust,
     dirty: bool,
+    counts: Option<Box<CountsPage>>,
 }
 
 pub(crate) struct Space {
     layout: Layout,
-    summary: Vec<Summary>,
-    loaded: HashMap<u32, Loaded>,
-    damaged: Vec<u32>,
+    pages: Vec<Page>,
+    /// Pages that are in memory, in the order in which they came.
+    loaded: VecDeque<u32>,
     capacity: usize,
     available: u64,
+    damaged: u32,
     /// Where the search for a free block goes on.
     cursor: (u32, usize),
     /// Freed by this record, oldest first: free once that is durable and no read from before is under way.
     released: VecDeque<(Lsn, Block)>,
     /// The last checkpoint refers to them: free after the next.
     replaced: Vec<Block>,
+    /// The last checkpoint refers to them, the one being written does not.
+    replacing: Vec<Block>,
 }
 
 impl Space {
@@ -56,26 +70,33 @@ impl Space {
         entries: impl Iterator<Item = SummaryEntry>,
         capacity: usize,
     ) -> Option<Self> {
-        let summary: Option<Vec<_>> = (0..layout.counts_pages())
+        let pages: Option<Vec<_>> = (0..layout.counts_pages())
             .zip(entries)
             .map(|(page, entry)| {
-                let available = entry.free.get();
+                let (available, flags) = (entry.free.get(), entry.flags.get());
                 let fits = usize::from(available) <= blocks_in(&layout, page);
-                fits.then_some(Summary { available, held: 0, flags: entry.flags.get() })
+                let (trust, available) = if flags & SummaryEntry::DAMAGED == 0 {
+                    (Trust::Sound, available)
+                } else {
+                    (Trust::Damaged, 0)
+                };
+                fits.then_some(Page { available, held: 0, flags, trust, dirty: false, counts: None })
             })
             .collect();
-        let summary = summary?;
-        let available = summary.iter().map(|page| u64::from(page.available)).sum();
+        let pages = pages?;
+        let available = pages.iter().map(|page| u64::from(page.available)).sum();
+        let damaged = pages.iter().filter(|page| page.trust == Trust::Damaged).count();
         Some(Self {
             layout,
-            summary,
-            loaded: HashMap::new(),
-            damaged: Vec::new(),
+            pages,
+            loaded: VecDeque::new(),
             capacity,
             available,
+            damaged: u32::try_from(damaged).unwrap_or(u32::MAX),
             cursor: (0, 0),
             released: VecDeque::new(),
             replaced: Vec::new(),
+            replacing: Vec::new(),
         })
     }
 
@@ -89,31 +110,63 @@ impl Space {
         self.released.len()
     }
 
-    /// Blocks that will be free after the next checkpoint.
+    /// Blocks that will be free after the next checkpoint, or the one after it.
     pub(crate) fn replaced(&self) -> usize {
-        self.replaced.len()
+        self.replaced.len() + self.replacing.len()
+    }
+
+    /// Pages that are given up.
+    pub(crate) fn damaged(&self) -> u32 {
+        self.damaged
+    }
+
+    /// Whether more pages are in memory than there is room for, several times over: time for a checkpoint.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.loaded.len() > 4 * self.capacity + 64
     }
 
     /// Where the current version of a page of counts lies.
     pub(crate) fn page_block(&self, page: u32) -> Block {
-        self.layout.counts(page, self.summary[page as usize].flags & SummaryEntry::SIDE != 0)
+        self.layout.counts(page, self.pages[page as usize].flags & SummaryEntry::SIDE != 0)
     }
 
+    /// A page was read.
     pub(crate) fn insert(&mut self, page: u32, counts: Box<CountsPage>) {
         let free = counts.0[..blocks_in(&self.layout, page)].iter().filter(|count| **count == 0).count();
-        if free == usize::from(self.summary[page as usize].available) {
-            self.loaded.insert(page, Loaded { counts, dirty: false });
+        let entry = &mut self.pages[page as usize];
+        if entry.trust != Trust::Sound || entry.counts.is_some() {
+            return;
+        }
+        if free == usize::from(entry.available) {
+            entry.counts = Some(counts);
+            self.loaded.push_back(page);
         } else {
-            self.insert_damaged(page);
+            self.give_up(page);
         }
     }
 
-    /// A page that cannot be read: until the store is opened again nothing is taken from it, and nothing in it freed.
-    pub(crate) fn insert_damaged(&mut self, page: u32) {
-        if !self.damaged.contains(&page) {
-            self.available -= u64::from(self.summary[page as usize].available);
-            self.damaged.push(page);
+    /// The device could not read a page. It may be able to when the store is opened again.
+    pub(crate) fn insert_unreadable(&mut self, page: u32) {
+        let entry = &mut self.pages[page as usize];
+        if entry.trust == Trust::Sound {
+            entry.trust = Trust::Unreadable;
+            self.available -= u64::from(entry.available);
         }
+    }
+
+    /// A page is damaged, or makes no sense.
+    pub(crate) fn give_up(&mut self, page: u32) {
+        let entry = &mut self.pages[page as usize];
+        if entry.trust == Trust::Sound {
+            self.available -= u64::from(entry.available);
+        }
+        if entry.trust != Trust::Damaged {
+            self.damaged += 1;
+        }
+        entry.trust = Trust::Damaged;
+        entry.flags |= SummaryEntry::DAMAGED;
+        (entry.available, entry.held, entry.dirty, entry.counts) = (0, 0, false, None);
+        self.loaded.retain(|other| *other != page);
     }
 
     fn locate(&self, block: Block) -> (u32, usize) {
@@ -132,59 +185,78 @@ impl Space {
     }
 
     fn need_page(&mut self, page: u32) -> Result<(), Stop> {
-        if self.loaded.contains_key(&page) {
-            return Ok(());
+        let entry = &self.pages[page as usize];
+        match entry.trust {
+            Trust::Damaged => Ok(()),
+            Trust::Unreadable => Err(Stop::Damaged),
+            Trust::Sound if entry.counts.is_some() => Ok(()),
+            Trust::Sound if entry.flags & SummaryEntry::WRITTEN != 0 => Err(Stop::Counts { page }),
+            Trust::Sound => {
+                self.insert(page, Box::new(CountsPage([0; COUNTS_PER_PAGE])));
+                Ok(())
+            }
         }
-        if self.damaged.contains(&page) {
-            return Err(Stop::Damaged);
-        }
-        if self.summary[page as usize].flags & SummaryEntry::WRITTEN != 0 {
-            return Err(Stop::Counts { page });
-        }
-        self.insert(page, Box::new(CountsPage([0; COUNTS_PER_PAGE])));
-        if self.loaded.contains_key(&page) { Ok(()) } else { Err(Stop::Damaged) }
     }
 
-    fn raw(&mut self, block: Block) -> (&mut u16, &mut Summary, &mut bool) {
+    /// The count of a block whose page is known and sound.
+    fn raw(&mut self, block: Block) -> Option<(&mut u16, &mut u16, &mut bool)> {
         let (page, index) = self.locate(block);
-        let loaded = self.loaded.get_mut(&page).expect("need() was asked");
-        (&mut loaded.counts.0[index], &mut self.summary[page as usize], &mut loaded.dirty)
+        let entry = &mut self.pages[page as usize];
+        let counts = entry.counts.as_mut()?;
+        Some((&mut counts.0[index], &mut entry.held, &mut entry.dirty))
+    }
+
+    /// What a page says contradicts what is done to it.
+    pub(crate) fn distrust(&mut self, block: Block) {
+        let (page, _) = self.locate(block);
+        self.give_up(page);
     }
 
     /// How often a block is referred to; [`Self::need`] was asked.
     pub(crate) fn count(&self, block: Block) -> u16 {
         let (page, index) = self.locate(block);
-        self.loaded[&page].counts.0[index] & !HELD
+        self.pages[page as usize].counts.as_ref().map_or(UNKNOWN, |counts| counts.0[index] & !HELD)
+    }
+
+    /// Whether it is known how often a block is referred to.
+    pub(crate) fn is_known(&self, block: Block) -> bool {
+        self.pages[self.locate(block).0 as usize].counts.is_some()
     }
 
     /// One reference more to a block that has some.
     pub(crate) fn inc(&mut self, block: Block) {
-        let (count, _, dirty) = self.raw(block);
-        assert!(*count > 0 && *count < HELD - 1, "{block:?}: count {count}");
+        let Some((count, _, dirty)) = self.raw(block) else { return };
+        if *count == 0 || *count >= HELD - 1 {
+            return self.distrust(block);
+        }
         *count += 1;
         *dirty = true;
     }
 
     /// One reference less, by the record `lsn`.
     pub(crate) fn dec(&mut self, block: Block, lsn: Lsn) {
-        let (count, summary, dirty) = self.raw(block);
-        assert!(*count > 0 && *count < HELD, "{block:?}: count {count}");
+        let Some((count, held, dirty)) = self.raw(block) else { return };
+        if *count == 0 || *count >= HELD {
+            return self.distrust(block);
+        }
         *count -= 1;
         *dirty = true;
         if *count == 0 {
             *count = HELD;
-            summary.held += 1;
+            *held += 1;
             self.released.push_back((lsn, block));
         }
     }
 
     /// The only reference goes; what the last checkpoint says needs the block until the next.
     pub(crate) fn replace(&mut self, block: Block) {
-        let (count, summary, dirty) = self.raw(block);
-        assert!(*count == 1, "{block:?}: count {count}");
+        let Some((count, held, dirty)) = self.raw(block) else { return };
+        if *count != 1 {
+            return self.distrust(block);
+        }
         *count = HELD;
         *dirty = true;
-        summary.held += 1;
+        *held += 1;
         self.replaced.push(block);
     }
 
@@ -195,13 +267,14 @@ impl Space {
         while left > 0 {
             let (page, from) = self.cursor;
             if self.has_available(page)? {
-                let counts = &self.loaded[&page].counts.0[..blocks_in(&self.layout, page)];
-                if let Some(found) = counts[from..].iter().position(|count| *count == 0) {
+                let counts = self.pages[page as usize].counts.as_ref().map_or(&[][..], |counts| &counts.0);
+                let counts = &counts[..blocks_in(&self.layout, page).min(counts.len())];
+                let found = counts.iter().skip(from).position(|count| *count == 0);
+                if let Some(found) = found {
                     let index = from + found;
                     self.cursor.1 = index + 1;
-                    let block = Block(
-                        self.layout.data_start().0 + u64::from(page) * COUNTS_PER_PAGE as u64 + index as u64,
-                    );
+                    let block = self.layout.data_start().0 + u64::from(page) * COUNTS_PER_PAGE as u64;
+                    let block = Block(block + index as u64);
                     self.hold_at(block);
                     return Ok(block);
                 }
@@ -209,7 +282,7 @@ impl Space {
             self.cursor = ((page + 1) % pages, 0);
             left -= 1;
         }
-        Err(match (self.released.is_empty(), self.replaced.is_empty()) {
+        Err(match (self.released.is_empty(), self.replaced() == 0) {
             (false, _) => Stop::Commit,
             (true, false) => Stop::Checkpoint,
             (true, true) => Stop::Full,
@@ -218,50 +291,56 @@ impl Space {
 
     /// Whether a page, known now, has blocks to take.
     fn has_available(&mut self, page: u32) -> Result<bool, Stop> {
-        if self.summary[page as usize].available == 0 {
+        let entry = &self.pages[page as usize];
+        if entry.available == 0 || entry.trust != Trust::Sound {
             return Ok(false);
         }
-        match self.need_page(page) {
-            Ok(()) => Ok(true),
-            Err(Stop::Damaged) => Ok(false),
-            Err(stop) => Err(stop),
-        }
+        self.need_page(page).map(|()| true)
     }
 
+    /// Holds a block whose count is zero.
     fn hold_at(&mut self, block: Block) {
-        let (count, summary, _) = self.raw(block);
-        assert!(*count == 0, "{block:?}: count {count}");
-        *count = HELD;
-        summary.held += 1;
-        summary.available -= 1;
+        let (page, index) = self.locate(block);
+        let entry = &mut self.pages[page as usize];
+        let Some(counts) = entry.counts.as_mut() else { return };
+        if counts.0[index] != 0 || entry.available == 0 {
+            return self.give_up(page);
+        }
+        counts.0[index] = HELD;
+        entry.held += 1;
+        entry.available -= 1;
         self.available -= 1;
     }
 
     /// A held block that nothing refers to is free.
     pub(crate) fn unhold(&mut self, block: Block) {
-        let (count, summary, _) = self.raw(block);
-        assert!(*count == HELD, "{block:?}: count {count}");
-        *count = 0;
-        summary.held -= 1;
-        summary.available += 1;
+        let (page, index) = self.locate(block);
+        let entry = &mut self.pages[page as usize];
+        let Some(counts) = entry.counts.as_mut() else { return };
+        if counts.0[index] != HELD {
+            return self.give_up(page);
+        }
+        counts.0[index] = 0;
+        entry.held -= 1;
+        entry.available += 1;
         self.available += 1;
     }
 
-    /// Whether [`Self::refer`] may be told of it: free or held, and known.
+    /// Whether [`Self::refer`] may be told of it: free or held, or in a page that is given up.
     pub(crate) fn is_unreferred(&self, block: Block) -> bool {
-        self.count(block) == 0
+        self.count(block) == 0 || !self.is_known(block)
     }
 
-    /// A free or held block is referred to, this many times.
+    /// A free or held block is referred to, this many times. If a page of the map was lost, what it referred to still has
+    /// its count: that is replaced.
     pub(crate) fn refer(&mut self, block: Block, times: u16) {
-        if *self.raw(block).0 == 0 {
+        if self.count(block) == 0 && self.raw(block).is_some_and(|(count, ..)| *count == 0) {
             self.hold_at(block);
         }
-        let (count, summary, dirty) = self.raw(block);
-        assert!(*count == HELD, "{block:?}: count {count}");
+        let Some((count, held, dirty)) = self.raw(block) else { return };
+        *held -= u16::from(*count == HELD);
         *count = times;
         *dirty = true;
-        summary.held -= 1;
     }
 
     /// Frees what records up to `lsn` released; says whether there was any.
@@ -274,11 +353,17 @@ impl Space {
         before != self.released.len()
     }
 
-    /// Frees what the last checkpoint referred to.
-    pub(crate) fn free_replaced(&mut self) {
-        for block in std::mem::take(&mut self.replaced) {
-            self.unhold(block);
-        }
+    /// A checkpoint begins: what was replaced until now it does not refer to.
+    pub(crate) fn begin_checkpoint(&mut self) {
+        assert!(self.replacing.is_empty(), "one checkpoint at a time");
+        std::mem::swap(&mut self.replacing, &mut self.replaced);
+    }
+
+    /// The checkpoint counts: frees what only the one before referred to.
+    pub(crate) fn end_checkpoint(&mut self) {
+        let mut replacing = std::mem::take(&mut self.replacing);
+        replacing.drain(..).for_each(|block| self.unhold(block));
+        self.replacing = replacing;
     }
 
     /// Changed pages as they are to be written, each to the other one of its two blocks, which becomes the current one.
@@ -288,42 +373,39 @@ impl Space {
         mut write: impl FnMut(Block, Box<super::format::Bytes>),
     ) {
         let mut dirty: Vec<u32> =
-            self.loaded.iter().filter(|(_, page)| page.dirty).map(|(number, _)| *number).collect();
+            self.loaded.iter().copied().filter(|page| self.pages[*page as usize].dirty).collect();
         dirty.sort_unstable();
         for number in dirty {
-            let page = self.loaded.get_mut(&number).expect("just found");
+            let page = &mut self.pages[number as usize];
+            let Some(counts) = &page.counts else { continue };
             page.dirty = false;
-            let flags = &mut self.summary[number as usize].flags;
-            *flags = (*flags | SummaryEntry::WRITTEN) ^ SummaryEntry::SIDE;
-            let image = CountsPage(page.counts.0.map(|count| count & !HELD));
+            page.flags = (page.flags | SummaryEntry::WRITTEN) ^ SummaryEntry::SIDE;
+            let image = CountsPage(counts.0.map(|count| count & !HELD));
             write(self.page_block(number), image.encode(number, checkpoint));
         }
     }
 
     /// What a checkpoint says of each page.
     pub(crate) fn summary(&self) -> impl Iterator<Item = SummaryEntry> + '_ {
-        self.summary
+        self.pages
             .iter()
             .map(|page| SummaryEntry { free: (page.available + page.held).into(), flags: page.flags.into() })
     }
 
-    /// Lets pages go that are as on the device and hold nothing, beyond the capacity.
+    /// Lets pages go that are as on the device and hold nothing, beyond the capacity: the oldest first.
     pub(crate) fn trim(&mut self) {
-        if self.loaded.len() <= self.capacity {
-            return;
+        let mut left = self.loaded.len();
+        while self.loaded.len() > self.capacity && left > 0 {
+            left -= 1;
+            let Some(number) = self.loaded.pop_front() else { return };
+            let page = &mut self.pages[number as usize];
+            let written = page.flags & SummaryEntry::WRITTEN != 0;
+            if page.dirty || page.held > 0 || number == self.cursor.0 || !written {
+                self.loaded.push_back(number);
+            } else {
+                page.counts = None;
+            }
         }
-        let (summary, cursor) = (&self.summary, self.cursor.0);
-        let mut over = self.loaded.len() - self.capacity;
-        self.loaded.retain(|number, page| {
-            let written = summary[*number as usize].flags & SummaryEntry::WRITTEN != 0;
-            let keep = over == 0
-                || page.dirty
-                || summary[*number as usize].held > 0
-                || *number == cursor
-                || !written;
-            over -= usize::from(!keep);
-            keep
-        });
     }
 }
 

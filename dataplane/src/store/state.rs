@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::cache::{Pages, Stop, Target};
-use super::format::{FANOUT, Layout, NAME_BYTES, Record, VolumeEntry};
+use super::format::{FANOUT, Layout, MapEntry, NAME_BYTES, Record, VolumeEntry};
 use super::space::Space;
 use super::tree::{Dropped, Leaf, Meta, Root, Step, height_for};
 use super::{Block, Lsn, VOLUME_BLOCKS_MAX, VolumeBlock, VolumeId};
@@ -85,6 +85,10 @@ pub struct Counters {
     pub unplaced: u64,
     /// Of the free ones, promised to reserved volumes.
     pub promised: u64,
+    /// Pages of counts that are damaged: each keeps 8 MiB from being taken and freed.
+    pub damaged_counts: u64,
+    /// Damaged pages of maps that opening gave up because the log changes what they map: it is lost.
+    pub lost_pages: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +104,7 @@ impl Volume {
         let rooted = match target {
             Target::None => true,
             Target::Block(block) => layout.is_data(block),
+            Target::Lost => true,
             Target::Frame(_) => false,
         };
         let sized = entry.blocks.get() <= VOLUME_BLOCKS_MAX
@@ -185,6 +190,8 @@ pub(crate) struct State {
     pub(crate) lsn: Lsn,
     /// What all reserved volumes are owed.
     pub(crate) promised: u64,
+    /// Map pages that opening found damaged where the log goes on, and gave up.
+    pub(crate) lost: u64,
     /// Volumes that have something to free.
     reaping: VecDeque<VolumeId>,
 }
@@ -193,7 +200,7 @@ impl State {
     pub(crate) fn empty(uuid: Uuid, layout: Layout, map_pages: usize, counts_pages: usize) -> Self {
         let meta = Meta { pages: Pages::new(map_pages), space: Space::empty(layout, counts_pages) };
         let volumes = vec![None; layout.volumes as usize];
-        Self { uuid, layout, meta, volumes, lsn: Lsn(0), promised: 0, reaping: VecDeque::new() }
+        Self { uuid, layout, meta, volumes, lsn: Lsn(0), promised: 0, lost: 0, reaping: VecDeque::new() }
     }
 
     /// Puts the volume of a checkpoint's table in its place.
@@ -260,6 +267,8 @@ impl State {
             freeing: (space.released() + space.replaced()) as u64,
             unplaced: self.meta.pages.dirty() as u64,
             promised: self.promised,
+            damaged_counts: self.meta.space.damaged().into(),
+            lost_pages: self.lost,
         }
     }
 
@@ -306,7 +315,7 @@ impl State {
 
     fn ready_target(&mut self, block: Block) -> Result<(), Stop> {
         self.meta.space.need(block)?;
-        if self.meta.space.is_unreferred(block) { Ok(()) } else { Err(Stop::Damaged) }
+        if self.meta.space.is_unreferred(block) || self.is_damaged() { Ok(()) } else { Err(Stop::Damaged) }
     }
 
     fn ready_create(&mut self, volume: VolumeId, entry: &VolumeEntry) -> Result<usize, Stop> {
@@ -350,6 +359,74 @@ impl State {
         let (leaf, first) = Leaf::of(at);
         let page = self.meta.leaf(root, leaf)?;
         Ok(page.is_some_and(|page| page.targets[first..first + blocks].iter().any(|target| *target != 0)))
+    }
+
+    /// Gives up what keeps `record` from being applied: a map page that cannot be read, or what damage keeps from being freed.
+    /// `false`: that is not why.
+    pub(crate) fn lose(&mut self, record: &Record<'_>) -> Result<bool, Stop> {
+        let id = record.volume();
+        match *record {
+            Record::Create { .. } => self.finish_reaping(id),
+            Record::Rollback { husk, .. } => self.finish_reaping(husk),
+            Record::Map { at, entries, .. } => {
+                Ok(self.lose_page(id, Leaf::of(at).0)? || self.distrust_targets(entries))
+            }
+            Record::Unmap { at, .. } => self.lose_page(id, Leaf::of(at).0),
+            Record::Resize { blocks, .. } => {
+                Ok(self.finish_reaping(id)? || self.lose_page(id, Leaf::of(VolumeBlock(blocks)).0)?)
+            }
+            Record::Reap { .. } => self.lose_last_page(id),
+            _ => Ok(false),
+        }
+    }
+
+    fn lose_page(&mut self, id: VolumeId, leaf: Leaf) -> Result<bool, Stop> {
+        let Some(mut root) = self.place(id).map(|volume| volume.root) else { return Ok(false) };
+        let lost = self.meta.lose(&mut root, leaf, self.lsn);
+        self.place_mut(id).root = root;
+        self.lost += u64::from(lost == Ok(true));
+        lost
+    }
+
+    /// Gives up counts that say something else than that these blocks are free. `false`: they do not.
+    fn distrust_targets(&mut self, entries: &[MapEntry]) -> bool {
+        let space = &mut self.meta.space;
+        let blocks = entries.iter().map(|entry| Block(entry.target.get()));
+        let taken = blocks.filter(|block| space.need(*block).is_ok() && !space.is_unreferred(*block));
+        let taken: Vec<Block> = taken.collect();
+        taken.iter().for_each(|block| space.distrust(*block));
+        !taken.is_empty()
+    }
+
+    fn lose_last_page(&mut self, id: VolumeId) -> Result<bool, Stop> {
+        let Some(root) = self.place(id).map(|volume| volume.root) else { return Ok(false) };
+        self.lose_page(id, self.meta.last_leaf(root))
+    }
+
+    /// Damage made freeing take longer than it took when the log was written, and the log goes on from where it was done.
+    fn finish_reaping(&mut self, id: VolumeId) -> Result<bool, Stop> {
+        let reaping = |state: &Self| state.place(id).is_some_and(|volume| volume.has(VolumeEntry::REAPING));
+        if !self.is_damaged() || !reaping(self) {
+            return Ok(false);
+        }
+        while reaping(self) {
+            match self.ready_reap(id) {
+                Ok(_) => self.reap(id),
+                Err(Stop::Damaged) if self.lose_last_page(id)? => {}
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether some metadata is given up, so that the log may not fit any more.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.lost > 0 || self.meta.space.damaged() > 0
+    }
+
+    /// A record of the log is passed over.
+    pub(crate) fn skip(&mut self) {
+        self.lsn = self.lsn.next();
     }
 
     /// Applies a record that is ready.

@@ -84,7 +84,7 @@ impl Meta {
 
     pub(crate) fn references(&mut self, target: Target) -> Result<u16, Stop> {
         match target {
-            Target::None => Ok(0),
+            Target::None | Target::Lost => Ok(0),
             Target::Frame(id) => Ok(self.pages.frame(id).refs),
             Target::Block(block) => {
                 self.space.need(block)?;
@@ -95,6 +95,9 @@ impl Meta {
 
     /// All counts that copying, or freeing, the page changes are known.
     fn ready_children(&mut self, target: Target, level: u8) -> Result<(), Stop> {
+        if target == Target::Lost {
+            return Ok(());
+        }
         let Some(page) = self.pages.get(target, level)? else { return Ok(()) };
         for raw in page.targets {
             if let Target::Block(block) = Target::from_raw(raw) {
@@ -106,6 +109,10 @@ impl Meta {
 
     /// One step down: the page itself, and what changing it takes.
     fn ready_page(&mut self, way: &mut Way, level: u8) -> Result<(), Stop> {
+        if way.target == Target::Lost {
+            way.frames += 1;
+            return Ok(());
+        }
         let references = self.references(way.target)?;
         self.pages.get(way.target, level)?;
         if matches!(way.target, Target::Block(_)) && references == 0 {
@@ -125,19 +132,29 @@ impl Meta {
         for level in (to_level..=root.height).rev() {
             self.ready_page(&mut way, level)?;
             if level > to_level {
-                let page = self.pages.get(way.target, level)?;
-                way.target =
-                    page.map_or(Target::None, |page| Target::from_raw(page.targets[leaf.entry(level)]));
+                way.target = self.below(way.target, level, leaf)?;
             }
         }
         Ok(way)
     }
 
+    /// What the page of `level` names on the way to `leaf`.
+    fn below(&self, target: Target, level: u8, leaf: Leaf) -> Result<Target, Stop> {
+        if target == Target::Lost {
+            return Ok(Target::Lost);
+        }
+        let page = self.pages.get(target, level)?;
+        Ok(page.map_or(Target::None, |page| Target::from_raw(page.targets[leaf.entry(level)])))
+    }
+
     /// The leaf's entries in `range` may be overwritten.
     pub(crate) fn ready_entries(&mut self, leaf: Target, range: std::ops::Range<usize>) -> Result<(), Stop> {
+        if leaf == Target::Lost {
+            return Ok(());
+        }
         let Some(page) = self.pages.get(leaf, 0)? else { return Ok(()) };
         for raw in &page.targets[range] {
-            if *raw != 0 {
+            if *raw > MapPage::LOST {
                 self.space.need(Block(*raw))?;
             }
         }
@@ -146,7 +163,7 @@ impl Meta {
 
     fn add_reference(&mut self, target: Target) {
         match target {
-            Target::None => {}
+            Target::None | Target::Lost => {}
             Target::Block(block) => self.space.inc(block),
             Target::Frame(id) => self.pages.frame_mut(id).refs += 1,
         }
@@ -178,7 +195,7 @@ impl Meta {
     /// One reference less to something that keeps others.
     fn drop_reference(&mut self, target: Target, lsn: Lsn) {
         match target {
-            Target::None => {}
+            Target::None | Target::Lost => {}
             Target::Block(block) => self.space.dec(block, lsn),
             Target::Frame(id) => self.pages.frame_mut(id).refs -= 1,
         }
@@ -195,6 +212,7 @@ impl Meta {
     fn own(&mut self, target: Target, level: u8, lsn: Lsn) -> FrameId {
         match target {
             Target::None => self.pages.add(Box::new(MapPage::empty(level))),
+            Target::Lost => self.pages.add(Box::new(MapPage::lost(level))),
             Target::Frame(id) if self.pages.frame(id).refs == 1 => id,
             Target::Frame(id) => {
                 let page = self.pages.frame(id).page.clone();
@@ -229,7 +247,7 @@ impl Meta {
     }
 
     fn drop_data(&mut self, raw: u64, dropped: &mut Dropped, lsn: Lsn) {
-        if raw != 0 {
+        if raw > MapPage::LOST {
             dropped.mapped += 1;
             dropped.own += u64::from(self.space.count(Block(raw)) == 1);
             self.space.dec(Block(raw), lsn);
@@ -302,7 +320,7 @@ impl Meta {
 
     fn let_go(&mut self, target: Target, lsn: Lsn) {
         match target {
-            Target::None => {}
+            Target::None | Target::Lost => {}
             Target::Frame(id) if self.pages.frame(id).refs == 1 => {
                 self.pages.remove(id);
             }
@@ -338,6 +356,9 @@ impl Meta {
             }
             let beyond = first >= keep;
             let frames = way.frames;
+            if way.target == Target::Lost {
+                return Ok(if beyond { Step::Shared { leaf: first, level, frames } } else { Step::Done });
+            }
             let shared = way.shared || self.references(way.target)? > 1;
             if beyond && shared && (keep == Leaf(0) || level == 0) {
                 self.references(way.target)?;
@@ -373,7 +394,8 @@ impl Meta {
             Step::Done => Dropped::default(),
             Step::Shared { leaf, level, .. } => {
                 let page = self.leaf(*root, leaf).ok().flatten().filter(|_| level == 0);
-                let mapped = page.map_or(0, |page| page.targets.iter().filter(|raw| **raw != 0).count());
+                let mapped =
+                    page.map_or(0, |page| page.targets.iter().filter(|raw| **raw > MapPage::LOST).count());
                 self.cut(root, leaf, level, lsn);
                 Dropped { mapped: mapped as u64, own: 0 }
             }
@@ -392,5 +414,52 @@ impl Meta {
             target = Target::from_raw(page.targets[last]);
         }
         Ok(Some(VolumeBlock(at)))
+    }
+}
+
+/// Damage that recovery meets.
+impl Meta {
+    /// The last leaf that exists, as far as pages can be read.
+    pub(crate) fn last_leaf(&self, root: Root) -> Leaf {
+        let mut target = root.target;
+        let mut first = 0;
+        for level in (1..=root.height).rev() {
+            let Ok(Some(page)) = self.pages.get(target, level) else { break };
+            let Some(last) = page.targets.iter().rposition(|raw| *raw != 0) else { break };
+            first += last as u64 * span(level - 1);
+            target = Target::from_raw(page.targets[last]);
+        }
+        Leaf(first)
+    }
+
+    /// Takes a page that cannot be read, on the way to `leaf`, out of the tree: what it mapped is lost, and what it referred
+    /// to stays taken. `false`: there is none.
+    pub(crate) fn lose(&mut self, root: &mut Root, leaf: Leaf, lsn: Lsn) -> Result<bool, Stop> {
+        let mut target = root.target;
+        let mut damaged = None;
+        for level in (0..=root.height).rev() {
+            if let Target::Block(block) = target
+                && self.pages.is_damaged(block)
+            {
+                damaged = Some(level);
+                break;
+            }
+            if level > 0 {
+                target = self.below(target, level, leaf)?;
+            }
+        }
+        let Some(level) = damaged else { return Ok(false) };
+        self.references(target)?;
+        if level == root.height {
+            self.let_go(target, lsn);
+            root.target = Target::Lost;
+            return Ok(true);
+        }
+        self.ready(*root, leaf, level + 1)?;
+        let parent = self.change(root, leaf, level + 1, lsn);
+        let entry = leaf.entry(level + 1);
+        self.let_go(target, lsn);
+        self.pages.frame_mut(parent).page.targets[entry] = MapPage::LOST;
+        Ok(true)
     }
 }

@@ -5,7 +5,7 @@ use super::VolumeId;
 use super::cache::{Stop, Target};
 use super::changes::{ChangedRange, Changes, Progress, Walked};
 use super::command::Failure;
-use super::format::{FANOUT, VolumeEntry};
+use super::format::{FANOUT, MapPage, VolumeEntry};
 use super::machine::Store;
 use super::tree::{Leaf, Meta, Root, span};
 
@@ -85,7 +85,7 @@ impl Meta {
     fn own_blocks(&mut self, root: Root, leaf: Leaf) -> Result<(Leaf, u64), Stop> {
         let mut target = root.target;
         for level in (0..=root.height).rev() {
-            if target == Target::None || self.references(target)? > 1 {
+            if matches!(target, Target::None | Target::Lost) || self.references(target)? > 1 {
                 return Ok((Leaf((leaf.0 / span(level) + 1) * span(level)), 0));
             }
             let Some(page) = self.pages.get(target, level)? else { break };
@@ -94,7 +94,7 @@ impl Meta {
                 continue;
             }
             let mut own = 0;
-            for raw in page.targets.iter().filter(|raw| **raw != 0) {
+            for raw in page.targets.iter().filter(|raw| **raw > MapPage::LOST) {
                 self.space.need(Block(*raw))?;
                 own += u64::from(self.space.count(Block(*raw)) == 1);
             }

@@ -33,7 +33,8 @@ struct Disk {
 }
 const _: () = assert!(size_of::<Disk>() == BLOCK_BYTES);
 
-/// First block of a checkpoint. The volume table and the space summary follow, and count only as a whole.
+/// First and last block of a checkpoint's area. In between lie the volume table and the space summary, twice, which
+/// count only as a whole. A header is written when they are on the media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CheckpointHeader {
     /// The store it belongs to.
@@ -46,7 +47,7 @@ pub struct CheckpointHeader {
     pub log_position: u64,
     /// What the log blocks after it carry. Never used twice, so blocks of an earlier life are not taken for later ones.
     pub incarnation: u64,
-    /// CRC32C of the blocks that follow.
+    /// CRC32C of table and summary.
     pub payload_crc: u32,
 }
 
@@ -74,6 +75,17 @@ impl CheckpointHeader {
             return Err(FormatError::Magic { what: WHAT });
         }
         check_seal(bytes, offset_of!(Disk, crc), WHAT)?;
+        for (field, value) in [
+            ("sequence number", disk.seq),
+            ("record", disk.lsn),
+            ("position", disk.log_position),
+            ("incarnation", disk.incarnation),
+        ] {
+            // Counters begin at 0 and never get there: so they can be added to.
+            if value.get() >= 1 << 62 {
+                return Err(FormatError::Value { what: WHAT, field, value: value.get() });
+            }
+        }
         Ok(Self {
             store: Uuid::from_bytes(disk.store),
             seq: disk.seq.get(),
@@ -166,4 +178,6 @@ impl SummaryEntry {
     pub const WRITTEN: u16 = 1;
     /// Which of its two blocks is the current one.
     pub const SIDE: u16 = 2;
+    /// It is given up: nothing is known of its blocks, and none of them is taken.
+    pub const DAMAGED: u16 = 4;
 }

@@ -22,7 +22,9 @@ struct Disk {
     lsn: U64,
     used: U16,
     records: U16,
-    reserved: [u8; 28],
+    reserved0: [u8; 4],
+    committed: U64,
+    reserved1: [u8; 16],
 }
 const _: () = assert!(size_of::<Disk>() == 64);
 
@@ -162,6 +164,8 @@ pub struct LogHeader {
     pub position: u64,
     /// Its first record.
     pub lsn: Lsn,
+    /// Blocks before this position were on the media when it was made: a gap there is damage, not the end of the log.
+    pub committed: u64,
 }
 
 /// A log block being filled.
@@ -209,6 +213,7 @@ impl LogBlock {
             disk.incarnation = header.incarnation.into();
             disk.position = header.position.into();
             disk.lsn = header.lsn.0.into();
+            disk.committed = header.committed.into();
             disk.used = u16::try_from(self.used).unwrap_or(u16::MAX).into();
             disk.records = self.records.into();
         }
@@ -241,6 +246,7 @@ impl<'a> Records<'a> {
             incarnation: disk.incarnation.get(),
             position: disk.position.get(),
             lsn: Lsn(disk.lsn.get()),
+            committed: disk.committed.get(),
         };
         Ok((header, Self { left, count: disk.records.get() }))
     }

@@ -66,6 +66,14 @@ pub struct MapPage {
 }
 
 impl MapPage {
+    /// A target that says: what was here is lost. It lies where no data can.
+    pub const LOST: u64 = 1;
+
+    /// A page of which all is lost.
+    pub fn lost(level: u8) -> Self {
+        Self { level, targets: [Self::LOST; FANOUT], sums: [0; FANOUT] }
+    }
+
     /// A page that maps nothing.
     pub fn empty(level: u8) -> Self {
         Self { level, targets: [0; FANOUT], sums: [0; FANOUT] }
@@ -109,7 +117,8 @@ impl MapPage {
             });
         }
         let page = Self { level, targets: disk.targets.map(U64::get), sums: disk.sums.map(U32::get) };
-        match page.targets.iter().find(|target| **target != 0 && !valid(Block(**target))) {
+        let bad = |target: &&u64| **target > Self::LOST && !valid(Block(**target));
+        match page.targets.iter().find(bad) {
             None => Ok(page),
             Some(target) => Err(FormatError::Value { what: WHAT, field: "target", value: *target }),
         }

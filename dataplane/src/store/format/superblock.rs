@@ -88,14 +88,31 @@ impl Layout {
         u64::from(self.counts_pages()).div_ceil(SUMMARIES_PER_BLOCK as u64)
     }
 
-    /// Blocks of one checkpoint.
+    /// Blocks of the table and the summary.
+    pub fn payload_blocks(&self) -> u64 {
+        self.table_blocks() + self.summary_blocks()
+    }
+
+    /// Blocks of one checkpoint: everything is there twice.
     pub fn checkpoint_blocks(&self) -> u64 {
-        1 + self.table_blocks() + self.summary_blocks()
+        2 * (1 + self.payload_blocks())
     }
 
     /// First block of the checkpoint with this sequence number: they alternate.
     pub fn checkpoint(&self, seq: u64) -> Block {
         Block(1 + (seq & 1) * self.checkpoint_blocks())
+    }
+
+    /// Both places of its header: the first and the last of its blocks.
+    pub fn headers(&self, seq: u64) -> [Block; 2] {
+        let first = self.checkpoint(seq);
+        [first, Block(first.0 + self.checkpoint_blocks() - 1)]
+    }
+
+    /// Both places of a block of the table or the summary.
+    pub fn payload(&self, seq: u64, index: u64) -> [Block; 2] {
+        let first = self.checkpoint(seq).0 + 1 + index;
+        [Block(first), Block(first + self.payload_blocks())]
     }
 
     /// Where the log block with this position lies.

@@ -1,9 +1,12 @@
 //! Damage at rest stays where it is; refusals refuse.
 
 use super::rig::{BLOCKS, Memory, OPTIONS, Rig};
-use crate::store::format::{FormatError, LogBlock, LogHeader, MapPage, Record};
+use crate::store::format::{
+    CheckpointHeader, CountsPage, FormatError, Layout, LogBlock, LogHeader, MapPage, Record, SuperblockV1,
+};
 use crate::store::{
-    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, VolumeKind, check, create, open,
+    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, VolumeId, VolumeKind, check, create,
+    open,
 };
 
 #[test]
@@ -138,7 +141,7 @@ fn a_log_block_of_an_earlier_life_is_not_taken_for_the_next_one() {
         let mut log = LogBlock::default();
         log.push(&Record::Delete { volume });
         let position = store.log.position();
-        let header = LogHeader { incarnation, position, lsn: store.lsn().next() };
+        let header = LogHeader { incarnation, position, lsn: store.lsn().next(), committed: 0 };
         let mut media = media.clone();
         media.write(store.state.layout.log(position), &log.seal(header)).unwrap();
         let found = open(&mut media, Limits::default()).unwrap();
@@ -157,4 +160,127 @@ fn names_are_unique_and_snapshots_refuse_writes() {
     assert_eq!(rig.control(Control::Rename { volume, name: "x".repeat(65) }), Err(Failure::BadName));
     assert_eq!(rig.write(volume, 10, 1, 1), Err(Failure::OutOfRange));
     assert_eq!(rig.write(volume, u64::MAX, 1, 1), Err(Failure::OutOfRange));
+}
+
+/// A store with two checkpoints behind it, whose log holds one more volume and some of its blocks.
+fn with_log() -> (Memory, VolumeId) {
+    let mut rig = Rig::new();
+    let first = rig.create("a", 600);
+    rig.write(first, 0, 8, 1).unwrap();
+    let mut rig = rig.reopen();
+    let volume = rig.create("b", 600);
+    for at in 0..8 {
+        rig.write(volume, at, 1, 2).unwrap();
+        rig.run(Operation::Flush).unwrap();
+    }
+    rig.write(first, 0, 1, 3).unwrap();
+    rig.run(Operation::Flush).unwrap();
+    (rig.media, volume)
+}
+
+fn layout(media: &mut Memory) -> Layout {
+    let mut bytes = [0; 4096];
+    media.read(Block(0), &mut bytes).unwrap();
+    SuperblockV1::decode(&bytes).unwrap().1
+}
+
+fn newest(media: &Memory, layout: &Layout) -> CheckpointHeader {
+    let header = |parity| {
+        media.0.get(&layout.checkpoint(parity).0).and_then(|bytes| CheckpointHeader::decode(bytes).ok())
+    };
+    [0, 1].into_iter().filter_map(header).max_by_key(|header| header.seq).unwrap()
+}
+
+#[test]
+fn any_one_damaged_block_of_a_checkpoint_changes_nothing() {
+    let (mut media, volume) = with_log();
+    let end = layout(&mut media).log(0).0;
+    for block in 1..end {
+        let mut media = media.clone();
+        media.0.insert(block, [0x77; 4096]);
+        let mut rig = Rig::open(media);
+        assert_eq!(rig.read(volume, 0, 8), Ok(vec![2; 8]), "block {block}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_twice_is_refused_and_not_replaced_by_the_one_before() {
+    let (mut media, _) = with_log();
+    let layout = layout(&mut media);
+    let seq = newest(&media, &layout).seq;
+    for block in layout.payload(seq, 0) {
+        media.0.insert(block.0, [0x77; 4096]);
+    }
+    let refusal = open(&mut media, Limits::default()).err();
+    assert!(matches!(refusal, Some(OpenError::CheckpointDamaged { .. })), "{refusal:?}");
+}
+
+#[test]
+fn a_damaged_block_of_the_log_is_refused_when_later_ones_tell_that_it_was_there() {
+    let (mut media, _) = with_log();
+    let layout = layout(&mut media);
+    let position = newest(&media, &layout).log_position + 3;
+    media.0.insert(layout.log(position).0, [0x77; 4096]);
+    let refusal = open(&mut media, Limits::default()).err();
+    assert!(matches!(refusal, Some(OpenError::LogDamaged { .. })), "{refusal:?}");
+}
+
+#[test]
+fn a_map_page_that_the_log_changes_is_given_up_alone_when_it_is_damaged() {
+    let (media, volume) = with_log();
+    let leaf = |bytes: &[u8; 4096], block: u64| {
+        MapPage::decode(bytes, Block(block), 0, |_| true).is_ok_and(|page| page.targets[7] != 0)
+    };
+    let pages: Vec<u64> =
+        media.0.iter().filter(|(block, bytes)| leaf(bytes, **block)).map(|(block, _)| *block).collect();
+    assert!(!pages.is_empty());
+    let mut damaged = media.clone();
+    for block in &pages {
+        damaged.0.insert(*block, [0x77; 4096]);
+    }
+    let mut rig = Rig::open(damaged);
+    let first = VolumeId(0);
+    assert_eq!(rig.store.counters().lost_pages, 1);
+    assert_eq!(rig.read(volume, 0, 8), Ok(vec![2; 8]));
+    // What the log says is there; what the page alone knew is lost, until it is written.
+    assert_eq!(rig.read(first, 0, 1), Ok(vec![3]));
+    assert_eq!(rig.read(first, 1, 1), Err(Failure::Corrupt));
+    rig.write(first, 1, 1, 4).unwrap();
+    assert_eq!(rig.read(first, 0, 2), Ok(vec![3, 4]));
+    let mut rig = rig.reopen();
+    assert_eq!(rig.read(first, 2, 1), Err(Failure::Corrupt));
+    assert_eq!(rig.read(first, 300, 1), Ok(vec![0]));
+    let faults = check(&mut rig.media, true).unwrap().faults;
+    assert!(faults.contains(&Fault::Lost { volume: first, at: 2, blocks: 1 }), "{faults:?}");
+    rig.control(Control::Delete { volume: first }).unwrap();
+    rig.reap();
+    assert_eq!(rig.store.volumes().count(), 1);
+}
+
+#[test]
+fn counts_that_contradict_the_map_are_given_up_and_nothing_panics() {
+    let (mut media, volume) = with_log();
+    let layout = layout(&mut media);
+    for side in [false, true] {
+        let block = layout.counts(0, side);
+        let Some(bytes) = media.0.get(&block.0).copied() else { continue };
+        let mut counts = CountsPage::decode(&bytes, 0).unwrap();
+        // As many free blocks as before, but others.
+        let (used, free) = (
+            counts.0.iter().position(|count| *count == 1).unwrap(),
+            counts.0.iter().position(|count| *count == 0).unwrap(),
+        );
+        counts.0.swap(used, free);
+        media.0.insert(block.0, *counts.encode(0, 3));
+    }
+    let mut rig = Rig::open(media);
+    let first = VolumeId(0);
+    for at in 0..8 {
+        rig.write(first, at, 1, 9).ok();
+    }
+    for volume in [first, volume] {
+        rig.control(Control::Delete { volume }).unwrap();
+    }
+    rig.reap();
+    assert_eq!(rig.store.volumes().count(), 0);
 }

@@ -125,7 +125,7 @@ proptest! {
             prop_assert!(log.fits(record));
             log.push(record);
         }
-        let header = LogHeader { incarnation: 3, position: at, lsn: Lsn(4) };
+        let header = LogHeader { incarnation: 3, position: at, lsn: Lsn(4), committed: 5 };
         let bytes = log.seal(header);
         let (found, decoded) = Records::decode(&bytes).unwrap();
         prop_assert_eq!(found, header);
