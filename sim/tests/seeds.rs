@@ -3,7 +3,7 @@
 use sim::{Plan, run_all};
 
 /// Seeds of every run of the tests; `scripts/test` runs a thousand, optimised.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 10;
 const COMMANDS: u32 = 40;
 
 #[test]
