@@ -53,6 +53,7 @@ struct Joining {
     session: Session,
     window: u16,
     sound: bool,
+    fresh: bool,
     page: u32,
     intent: Bitmap,
 }
@@ -578,8 +579,8 @@ impl Lane {
         let answers = Answers::decode(&bytes);
         let verdict = answers.as_ref().and_then(|answers| answers.of(session));
         let outcome = match (verdict, answers) {
-            (Some(Verdict::Accepted { window, sound }), Some(answers)) => {
-                return self.joined(id, replica, session, window, sound, &answers);
+            (Some(Verdict::Accepted { window, sound, fresh }), Some(answers)) => {
+                return self.joined(id, replica, session, (window, sound, fresh), &answers);
             }
             (Some(Verdict::Later { ns }), _) => Outcome::Later { ns },
             (Some(Verdict::Superseded), _) => Outcome::Superseded,
@@ -593,8 +594,7 @@ impl Lane {
         id: RequestId,
         replica: ReplicaIndex,
         session: Session,
-        window: u16,
-        sound: bool,
+        (window, sound, fresh): (u16, bool, bool),
         answers: &Answers,
     ) {
         let Some(current) = &self.current else { return };
@@ -602,7 +602,7 @@ impl Lane {
         let regions = answers.bytes.div_ceil(u64::from(answers.region_bytes.max(1)));
         let pages = usize::try_from(format::pages(regions)).unwrap_or(usize::MAX);
         self.links[replica.index()].sequences.resize(pages, 0);
-        let joining = Joining { session, window, sound, page: 0, intent: Bitmap::new(regions) };
+        let joining = Joining { session, window, sound, fresh, page: 0, intent: Bitmap::new(regions) };
         self.read_page(id, replica, Box::new(joining));
     }
 
@@ -637,8 +637,8 @@ impl Lane {
             return self.read_page(id, replica, joining);
         }
         debug_assert!(joining.session.number > 0);
-        let Joining { sound, intent, .. } = *joining;
-        self.outcomes.push((id, Outcome::Joined { sound, intent: Box::new(intent) }));
+        let Joining { sound, fresh, intent, .. } = *joining;
+        self.outcomes.push((id, Outcome::Joined { sound, fresh, intent: Box::new(intent) }));
     }
 }
 

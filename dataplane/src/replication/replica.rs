@@ -235,7 +235,7 @@ impl ReplicaDevice {
         let now = Now(clock.now().as_nanos());
         let lease_ns = u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX);
         let state = State {
-            machine: Replica::new(superblock.state, superblock.fresh, lease_ns, now),
+            machine: Replica::new(superblock.state, lease_ns, now),
             superblock,
             sequence,
             window: superblock.window,

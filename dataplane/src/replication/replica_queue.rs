@@ -154,7 +154,17 @@ impl ReplicaQueue {
                 }
                 true
             }
-            Ask::Renew { sound } => state.machine.renew(call.session, sound, now),
+            Ask::Renew { sound } => {
+                let known = state.machine.renew(call.session, sound, now);
+                if known && sound && state.superblock.fresh && !state.persisting {
+                    // It holds everything from now on: that must outlive a restart.
+                    state.persisting = true;
+                    let accepted = state.machine.state();
+                    drop(state);
+                    return self.persist(tag, buffer, call.session, sound, accepted);
+                }
+                known
+            }
             Ask::Release => {
                 state.machine.release(call.session, now);
                 true
@@ -194,7 +204,7 @@ impl ReplicaQueue {
         sound: bool,
         wanted: ReplicaState,
     ) -> Submission {
-        let op = self.superblock_write(session, wanted);
+        let op = self.superblock_write(session, sound, wanted);
         let mut buffer = Some(buffer);
         let started = op.map(|op| {
             self.start(op, || {
@@ -213,11 +223,11 @@ impl ReplicaQueue {
         }
     }
 
-    fn superblock_write(&self, session: Session, wanted: ReplicaState) -> Option<Op> {
+    fn superblock_write(&self, session: Session, sound: bool, wanted: ReplicaState) -> Option<Op> {
         let mut block = self.pool.alloc_io(BLOCK_BYTES)?;
         let state = self.shared.lock();
         let mut superblock = state.superblock;
-        (superblock.state, superblock.fresh) = (wanted, false);
+        (superblock.state, superblock.fresh) = (wanted, superblock.fresh && !sound);
         if state.machine.session() != Some(session) {
             superblock.window = state.next_window();
         }
@@ -239,11 +249,12 @@ impl ReplicaQueue {
                     state.window = state.next_window();
                 }
                 let window = state.window;
-                (state.superblock.state, state.superblock.fresh) = (wanted, false);
+                let fresh = state.superblock.fresh;
+                (state.superblock.state, state.superblock.fresh) = (wanted, fresh && !sound);
                 state.superblock.window = window;
                 let was_sound = state.machine.is_sound();
                 state.machine.accepted(wanted, session, sound, now);
-                state.answer(session, Verdict::Accepted { window, sound: was_sound });
+                state.answer(session, Verdict::Accepted { window, sound: was_sound, fresh });
             }
             FenceStep::Persist(_) | FenceStep::Superseded => state.answer(session, Verdict::Superseded),
             FenceStep::Later { ns } => state.answer(session, Verdict::Later { ns }),

@@ -110,7 +110,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// What became of a fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    Accepted { window: u16, sound: bool },
+    Accepted { window: u16, sound: bool, fresh: bool },
     Later { ns: u64 },
     Superseded,
 }
@@ -145,8 +145,9 @@ impl Answers {
         {
             at[..16].copy_from_slice(&answer.session.head.0.to_le_bytes());
             at[16..20].copy_from_slice(&answer.session.number.to_le_bytes());
+            at[32] = u8::from(matches!(answer.verdict, Verdict::Accepted { fresh: true, .. }));
             let (kind, sound, window, ns) = match answer.verdict {
-                Verdict::Accepted { window, sound } => (1, sound, window, 0),
+                Verdict::Accepted { window, sound, .. } => (1, sound, window, 0),
                 Verdict::Later { ns } => (2, false, 0, ns),
                 Verdict::Superseded => (3, false, 0, 0),
             };
@@ -160,7 +161,11 @@ impl Answers {
     pub(super) fn decode(bytes: &[u8; DOOR_BYTES]) -> Option<Self> {
         let answer = |at: &[u8]| {
             let verdict = match at[20] {
-                1 => Verdict::Accepted { window: u16::from_le_bytes(part(at, 22)), sound: at[21] != 0 },
+                1 => Verdict::Accepted {
+                    window: u16::from_le_bytes(part(at, 22)),
+                    sound: at[21] != 0,
+                    fresh: at[32] != 0,
+                },
                 2 => Verdict::Later { ns: u64::from_le_bytes(part(at, 24)) },
                 3 => Verdict::Superseded,
                 _ => return None,
@@ -205,8 +210,11 @@ mod tests {
             assert_eq!(Call::decode(&call.encode()), Some(call));
         }
         assert_eq!(Call::decode(&[0; DOOR_BYTES]), None);
-        let verdicts =
-            [Verdict::Accepted { window: 4095, sound: true }, Verdict::Later { ns: 12 }, Verdict::Superseded];
+        let verdicts = [
+            Verdict::Accepted { window: 4095, sound: true, fresh: true },
+            Verdict::Later { ns: 12 },
+            Verdict::Superseded,
+        ];
         let list = (0..)
             .zip(verdicts)
             .map(|(number, verdict)| Answer { session: Session { number, ..SESSION }, verdict });

@@ -30,7 +30,7 @@ pub struct Superblock {
     pub bytes: u64,
     /// Bytes of a region of the bitmap.
     pub region_bytes: u32,
-    /// Never used by a head.
+    /// Made, and never known to hold everything since.
     pub fresh: bool,
     /// A number that changes with every attachment, for drivers.
     pub window: u16,

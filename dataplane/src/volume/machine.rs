@@ -127,8 +127,8 @@ pub(super) struct Peer {
     pub(super) session: u32,
     /// Until when it lets nobody else in; `None` before it has accepted us.
     pub(super) lease_until: Option<Now>,
-    /// Whether it said that it can be trusted, and its bitmap, until all have answered.
-    pub(super) joined: Option<(bool, Box<Bitmap>)>,
+    /// Whether it said that it can be trusted, whether it is fresh, and its bitmap, until all have answered.
+    pub(super) joined: Option<(bool, bool, Box<Bitmap>)>,
     /// Regions whose content may be old here.
     pub(super) stale: Bitmap,
     /// Regions that were copied here and not flushed.

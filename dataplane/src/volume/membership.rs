@@ -71,10 +71,12 @@ impl Volume {
         now: Now,
     ) {
         match outcome {
-            Outcome::Joined { intent, .. } if self.attaching.has(replica) => {
-                self.attached_now(replica, &intent);
+            Outcome::Joined { fresh, intent, .. } if self.attaching.has(replica) => {
+                self.attached_now(replica, fresh, &intent);
             }
-            Outcome::Joined { sound, intent } => self.on_accepted(replica, epoch, (sound, intent), now),
+            Outcome::Joined { sound, fresh, intent } => {
+                self.on_accepted(replica, epoch, (sound, fresh, intent), now);
+            }
             Outcome::Later { ns } => {
                 self.peers[replica.index()].fence_at = Some(now.after_ns(ns));
             }
@@ -83,7 +85,13 @@ impl Volume {
         }
     }
 
-    fn on_accepted(&mut self, replica: ReplicaIndex, accepted: Epoch, joined: (bool, Box<Bitmap>), now: Now) {
+    fn on_accepted(
+        &mut self,
+        replica: ReplicaIndex,
+        accepted: Epoch,
+        joined: (bool, bool, Box<Bitmap>),
+        now: Now,
+    ) {
         match self.phase {
             Phase::Fencing { mut waiting } if accepted == self.epoch => {
                 waiting.remove(replica);
@@ -110,8 +118,16 @@ impl Volume {
         }
         let joined = self.recorded - self.failed;
         let trusted = |replica: &ReplicaIndex| {
-            self.peers[replica.index()].joined.as_ref().is_some_and(|(sound, _)| *sound)
+            self.peers[replica.index()].joined.as_ref().is_some_and(|(sound, ..)| *sound)
         };
+        let fresh = |replica: &ReplicaIndex| {
+            self.peers[replica.index()].joined.as_ref().is_some_and(|(_, fresh, _)| *fresh)
+        };
+        let fresh: Members = joined.iter().filter(fresh).collect();
+        if fresh != joined && !fresh.is_empty() {
+            // They were made after the others were used.
+            return self.give_up(fresh, LossReason::Restarted, now);
+        }
         let sound: Members = joined.iter().filter(trusted).collect();
         if sound != joined && !sound.is_empty() {
             return self.give_up(joined - sound, LossReason::Restarted, now);
@@ -133,7 +149,7 @@ impl Volume {
     fn start_serving(&mut self, now: Now) {
         let all: Vec<_> = self.recorded.iter().collect();
         for replica in &all {
-            if let Some((_, intent)) = self.peers[replica.index()].joined.take() {
+            if let Some((.., intent)) = self.peers[replica.index()].joined.take() {
                 self.intent.dirty.unite(&intent);
             }
             self.intent.forget(*replica);
@@ -338,12 +354,15 @@ impl Volume {
     }
 
     /// A replica has accepted us: it gets every write from now on, and what it lacks is copied.
-    fn attached_now(&mut self, replica: ReplicaIndex, intent: &Bitmap) {
+    fn attached_now(&mut self, replica: ReplicaIndex, fresh: bool, intent: &Bitmap) {
         self.attaching.remove(replica);
         self.syncing.insert(replica);
         let peer = &mut self.peers[replica.index()];
         peer.stale = self.intent.dirty.clone();
         peer.stale.unite(intent);
+        if fresh {
+            peer.stale = Bitmap::full(intent.len());
+        }
         peer.unflushed.clear_all();
         peer.flushing.clear_all();
         let regions = peer.stale.ones();

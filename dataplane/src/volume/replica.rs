@@ -46,11 +46,11 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica as it comes up. `fresh`: it was never used, so it lacks nothing.
-    pub fn new(state: ReplicaState, fresh: bool, lease_ns: u64, now: Now) -> Self {
+    /// A replica as it comes up. One that no head has used lacks nothing.
+    pub fn new(state: ReplicaState, lease_ns: u64, now: Now) -> Self {
         // A head may still count on the lease that was given before the restart.
         let lease_until = if state.head == HeadId::NONE { now } else { now.after_ns(lease_ns) };
-        Self { state, lease_ns, lease_until, session: None, in_flight: 0, sound: fresh }
+        Self { state, lease_ns, lease_until, session: None, in_flight: 0, sound: state.epoch == Epoch(0) }
     }
 
     /// What it has accepted.
@@ -144,7 +144,7 @@ mod tests {
 
     fn held_by(session: Session, epoch: Epoch) -> Replica {
         let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
-        let mut replica = Replica::new(state, true, LEASE, Now(0));
+        let mut replica = Replica::new(state, LEASE, Now(0));
         let FenceStep::Persist(state) = replica.fence(epoch, session, Now(0)) else { panic!("refused") };
         replica.accepted(state, session, false, Now(0));
         replica
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn after_a_restart_nothing_is_taken_unasked_and_the_old_lease_still_runs() {
         let state = held_by(H1, Epoch(3)).state();
-        let mut replica = Replica::new(state, false, LEASE, Now(50));
+        let mut replica = Replica::new(state, LEASE, Now(50));
         assert!(!replica.is_sound() && !replica.admit(H1, Now(60)));
         assert_eq!(replica.fence(Epoch(4), H2, Now(60)), FenceStep::Later { ns: 990 });
         assert!(matches!(replica.fence(Epoch(4), H1, Now(60)), FenceStep::Persist(_)));

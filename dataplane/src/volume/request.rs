@@ -156,6 +156,8 @@ pub enum Outcome {
     Joined {
         /// Whether it has been up, and held by heads, since it was last known to hold everything.
         sound: bool,
+        /// It was made and never known to hold everything since: unless all are, its content is nothing.
+        fresh: bool,
         /// Its write-intent bitmap.
         intent: Box<Bitmap>,
     },

@@ -52,7 +52,7 @@ impl Bench {
         }
         bench.look();
         for replica in [A, B] {
-            let joined = Outcome::Joined { sound: true, intent: Box::new(intent.clone()) };
+            let joined = Outcome::Joined { sound: true, fresh: false, intent: Box::new(intent.clone()) };
             bench.answer(replica, |op| matches!(op, RequestOp::Fence { .. }), joined);
         }
         assert_eq!(bench.volume.phase(), Phase::Active);
@@ -147,7 +147,7 @@ fn a_write_that_lacks_a_copy_waits_for_the_record_without_it() {
     bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
     bench.look();
     assert_eq!(bench.ended(7), None, "the survivor has not accepted the epoch");
-    let joined = Outcome::Joined { sound: true, intent: Box::new(Bitmap::new(8)) };
+    let joined = Outcome::Joined { sound: true, fresh: false, intent: Box::new(Bitmap::new(8)) };
     bench.answer(A, |op| matches!(op, RequestOp::Fence { epoch: Epoch(2), .. }), joined);
     assert_eq!(bench.ended(7), Some(Ok(())));
 }
@@ -214,4 +214,26 @@ fn a_head_that_meets_a_later_one_stops() {
     bench.answer(A, is_read, Outcome::Superseded);
     assert_eq!(bench.ended(7), Some(Err(Failure::NotHead)));
     assert!(bench.told.contains(&Event::Deposed { superseded: true }));
+}
+
+#[test]
+fn a_replica_that_was_made_anew_gets_everything_and_is_never_taken_for_an_old_one() {
+    let volume = Volume::new(config(), Epoch(5), Members::first(2), Now(0));
+    let mut bench = Bench { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
+    let joined = |fresh| Outcome::Joined { sound: true, fresh, intent: Box::new(Bitmap::new(8)) };
+    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
+    bench.look();
+    bench.answer(A, is_fence, joined(false));
+    bench.answer(B, is_fence, joined(true));
+    let out = Event::ProposeOut { replicas: Members::one(B), epoch: Epoch(5), reason: LossReason::Restarted };
+    assert_eq!(bench.told, [out]);
+    bench.volume.set_members(Epoch(6), Members::one(A), bench.now).unwrap();
+    bench.look();
+    bench.answer(A, is_fence, joined(false));
+    assert_eq!(bench.volume.phase(), Phase::Active);
+    bench.now = Now(600 * MS);
+    bench.volume.on_tick(bench.now);
+    bench.look();
+    bench.answer(B, is_fence, joined(true));
+    assert!(bench.told.contains(&Event::Resync { replica: B, regions: 8 }), "{:?}", bench.told);
 }

@@ -72,7 +72,7 @@ impl World {
         let now = self.nodes[number].clock.at(self.now);
         let node = &mut self.nodes[number];
         if node.replica.is_none() {
-            node.replica = Some(Replica::new(node.state, node.fresh, LEASE_NS, now));
+            node.replica = Some(Replica::new(node.state, LEASE_NS, now));
             self.tell(|| format!("node {number} is up"));
         }
     }

@@ -214,7 +214,7 @@ impl World {
                     state,
                     fresh: true,
                     pages: Bitmap::new((BLOCKS as u64).div_ceil(u64::from(REGION_BLOCKS))),
-                    replica: Some(Replica::new(state, true, LEASE_NS, clock.at(0))),
+                    replica: Some(Replica::new(state, LEASE_NS, clock.at(0))),
                     boot: 0,
                     writing: BTreeMap::new(),
                     slowness: 1,
@@ -549,6 +549,7 @@ impl World {
             }
             RequestOp::Renew { sound } => {
                 let known = replica.renew(request.session, sound, now);
+                node.fresh &= !(known && sound);
                 return self.reply(message, if known { Outcome::Done } else { Outcome::Lost }, None);
             }
             RequestOp::Release => {
@@ -593,9 +594,11 @@ impl World {
                         "replica {to} accepts {request:?}, sound {was_sound}, dirty {:?}",
                         node.pages.words()
                     );
-                    (node.state, node.fresh) = (state, false);
+                    let fresh = node.fresh;
+                    (node.state, node.fresh) = (state, fresh && !*sound);
                     replica.accepted(state, request.session, *sound, now);
-                    outcome = Outcome::Joined { sound: was_sound, intent: Box::new(node.pages.clone()) };
+                    outcome =
+                        Outcome::Joined { sound: was_sound, fresh, intent: Box::new(node.pages.clone()) };
                     self.tell(|| told);
                 }
                 step => outcome = outcome_of(step),
