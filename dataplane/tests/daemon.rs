@@ -201,3 +201,19 @@ fn logs_are_json_when_asked_for() {
     daemon.signal("TERM");
     daemon.wait_for_line("\"message\":\"stopped\"");
 }
+
+#[test]
+fn a_machine_without_rdma_is_told_so_and_serves_on() {
+    let daemon = Daemon::start(&[]);
+    let created = daemon.call("nvmf_create_transport", json!({"trtype": "RDMA"}));
+    match created {
+        // It has what is needed.
+        Ok(answer) => assert_eq!(answer, json!(true)),
+        Err((_, said)) => {
+            assert!(said.contains("RDMA is not available"), "{said}");
+            let listed = daemon.call("nvmf_get_transports", json!({})).expect("an answer");
+            assert_eq!(listed, json!([]), "a transport that is not there");
+        }
+    }
+    assert_eq!(daemon.call("nvmf_create_transport", json!({"trtype": "TCP"})), Ok(json!(true)));
+}

@@ -60,7 +60,7 @@ for kind in $KINDS; do
     printf '\n%s: %s runs of %s s, alternating; medians\n' "$kind" "$PAIRS" "$SECONDS_EACH"
     printf '%-17s %9s %9s %7s %10s %10s\n' workload IOPS nvmet ratio 'latency us' 'nvmet us'
     while IFS='|' read -r name options iops latency; do
-        [ -z "$name" ] || measure "${name%% *}" "$options" "$iops" "$latency" </dev/null
+        [ -z "$name" ] || measure "${name%% *}" "$options" "${iops%% *}" "$latency" </dev/null
     done <<<"$WORKLOADS"
     nvme disconnect -n "$NQN" >/dev/null && nvme disconnect -n "$KERNEL_NQN" >/dev/null
     card=$((card + 1))

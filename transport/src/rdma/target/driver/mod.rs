@@ -49,7 +49,7 @@ const MESSAGES_PER_TURN: usize = 16;
 const MAILBOX_MESSAGES: usize = 256;
 /// Events of the connection manager taken per look.
 const EVENTS_PER_LOOK: usize = 16;
-/// How often they are looked for while the reactor is awake.
+/// How often they are looked for: one that wakes the reactor sooner keeps it awake until then.
 const LOOK_NS: u64 = 1_000_000;
 /// Polls of one completion queue in one turn; then the others have their turn.
 const POLLS_PER_TURN: usize = 8;
@@ -290,9 +290,8 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         self.load.stats.publish(&traffic, self.accepted, self.closed);
     }
 
-    /// Arms the completion queues; whether nothing came before they were.
+    /// Arms the completion queues; whether nothing came before they were. Their wake-ups are taken after every sleep.
     fn arm(&mut self) -> bool {
-        self.devices.channels().for_each(|channel| channel.take_wakeups());
         for queue in self.devices.queues() {
             if queue.arm().is_err() {
                 return false;
@@ -318,8 +317,6 @@ impl<S: TargetService> Poller for RdmaTargetPoller<S> {
 
     fn before_sleep(&mut self, _turn: &mut Turn<'_>) -> bool {
         self.publish();
-        // What woke the reactor is looked for at once.
-        self.next_look = Now(0);
         self.arm() && self.dirty.is_empty() && self.service.borrow_mut().before_sleep()
     }
 
