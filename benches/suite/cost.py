@@ -25,7 +25,9 @@ MORE_IOS = 8192
 ALLOCATIONS_MAX = 0.001
 FUNCTIONS = 15
 
-INSIDE = {"target": ["*loopback*Loopback*turn*"], "host": ["*loopback*HostLane*send*", "*loopback*HostLane*receive*"]}
+# By their whole names: of several patterns with wildcards callgrind follows one.
+INSIDE = {"target": ["benches::loopback::Loopback::turn"],
+          "host": ["benches::loopback::HostLane::send", "benches::loopback::HostLane::receive"]}
 
 # name, program of benches/examples, its arguments before the number of I/Os, functions inside which to count
 WORKLOADS = [
@@ -43,14 +45,17 @@ def profile(valgrind, program, arguments, inside, ios, out):
     words = [word for word in arguments if not word.startswith("--")]
     options = [word for word in arguments if word.startswith("--")]
     toggles = [f"--toggle-collect={pattern}" for pattern in inside]
-    common.output_of(valgrind, "--tool=callgrind", "--collect-systime=yes", f"--callgrind-out-file={out}", *toggles,
+    common.output_of(valgrind, "-q", "--tool=callgrind", "--collect-systime=yes", f"--callgrind-out-file={out}", *toggles,
                      common.program(f"examples/{program}"), *words, ios, *options)
 
 
 def measure(valgrind, folder, program, arguments, inside):
     for name, ios in (("few", FEW_IOS), ("many", FEW_IOS + MORE_IOS)):
         profile(valgrind, program, arguments, inside, ios, folder / name)
-    return callgrind.per_io(folder / "few", folder / "many", MORE_IOS, FUNCTIONS)
+    result = callgrind.per_io(folder / "few", folder / "many", MORE_IOS, FUNCTIONS)
+    if result["instructions"] < 1:
+        raise common.Failed(f"nothing was counted inside {' and '.join(inside)}: are they functions of {program}?")
+    return result
 
 
 def show(results):
