@@ -27,6 +27,9 @@ pub(super) const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Sends to one connection in one turn: 1,024 parts each, so about 4 MiB of 8 KiB I/O; then the others have their turn.
 const SENDS_PER_TURN: usize = 4;
+/// Receives with bytes after which a hot connection leaves epoll: it is busy for longer than a system call costs, and between
+/// two sleeps of a reactor that sleeps after every turn there are fewer.
+pub(super) const HOT_READS_UNWATCHED: u32 = 16;
 
 /// Where a connection is.
 pub(super) enum Phase<Q> {
@@ -59,12 +62,14 @@ pub(super) struct Connection<Q> {
     pub(super) phase: Phase<Q>,
     /// Bytes that were received while the machine could not take them; at most one receive buffer.
     pub(super) stash: Stash,
-    /// What epoll watches it for.
-    pub(super) watched: Interest,
+    /// What epoll watches it for, if at all.
+    pub(super) watched: Option<Interest>,
     /// Commands the service holds.
     pub(super) pending: usize,
     /// Turns since bytes last came, while on the hot list.
     pub(super) cold_turns: u32,
+    /// Receives that brought bytes since it was put on the hot list.
+    pub(super) hot_reads: u32,
     /// On the hot list: received from in every turn.
     pub(super) hot: bool,
     /// On the list of connections to send to in this turn.
@@ -84,9 +89,10 @@ impl<Q> Connection<Q> {
             machine,
             phase: Phase::Open { queue, draining: false },
             stash: Stash::default(),
-            watched: Interest::READ,
+            watched: Some(Interest::READ),
             pending: 0,
             cold_turns: 0,
+            hot_reads: 0,
             hot: false,
             dirty: false,
             blocked: false,
@@ -135,6 +141,13 @@ impl<Q> Connection<Q> {
             Phase::Flushing { .. } => false,
             Phase::Lingering { .. } => true,
         }
+    }
+
+    /// What epoll is to watch it for. Nothing while it is received from anyway: every arrival would have to tell epoll, under
+    /// the socket's lock, which a receive waits for.
+    pub(super) fn wants_watch(&self) -> Option<Interest> {
+        let unwatched = self.hot && self.hot_reads >= HOT_READS_UNWATCHED && !self.full;
+        (!unwatched).then(|| Interest { read: self.wants_bytes(), write: self.full })
     }
 
     /// When its present phase is over at the latest.

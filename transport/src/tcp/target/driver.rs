@@ -2,7 +2,8 @@
 //!
 //! Turn: messages → hot connections → epoll → blocked connections → `service.poll` → sends → timers. A connection is
 //! *hot* while bytes came lately: it is received from in every turn without asking. Every other one costs nothing until
-//! epoll names it. All are registered level-triggered, so a sleep or a missed guess loses nothing.
+//! epoll names it. All that are not hot, and all during a sleep, are registered level-triggered, so a sleep or a missed guess
+//! loses nothing.
 //!
 //! Invariants: `TargetService::closed` is called once for each `open`; a connection is received from only while its
 //! machine can take the bytes, so what it holds is bounded by its slots, one receive buffer, and its send queue.
@@ -207,7 +208,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         });
         let Some(connection) = self.connections.get_mut(id) else { return };
         self.deadline = self.deadline.min(connection.deadline().unwrap_or(Now::NEVER));
-        if let Err(errno) = self.ready.add(&connection.fd, key(id), connection.watched) {
+        if let Err(errno) = self.ready.add(&connection.fd, key(id), Interest::READ) {
             self.ending.push((id, reason(errno)));
         }
     }
@@ -248,7 +249,11 @@ impl<S: TargetService> Poller for TcpTargetPoller<S> {
         self.publish();
         // What woke the reactor is looked for at once.
         self.epoll.hurry();
-        self.dirty.is_empty() && self.service.borrow_mut().before_sleep()
+        if !self.dirty.is_empty() || !self.service.borrow_mut().before_sleep() {
+            return false;
+        }
+        self.cool_all();
+        true
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::{HOT_TURNS, SERVICE_KEY, TcpTargetPoller};
 use crate::connections::id_of_key;
 use crate::tcp::socket;
-use crate::tcp::target::connection::{Phase, machine_reason, reason};
+use crate::tcp::target::connection::{HOT_READS_UNWATCHED, Phase, machine_reason, reason};
 use crate::tcp::target::receive::{Fed, feed};
 use crate::{CloseReason, ConnId, TargetService};
 
@@ -30,7 +30,18 @@ impl<S: TargetService> TcpTargetPoller<S> {
                 index += 1;
             } else {
                 self.hot.swap_remove(index);
+                self.watch(id);
             }
+        }
+    }
+
+    /// Leaves it to epoll to say who has bytes.
+    pub(super) fn cool_all(&mut self) {
+        while let Some(id) = self.hot.pop() {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.hot = false;
+            }
+            self.watch(id);
         }
     }
 
@@ -38,7 +49,14 @@ impl<S: TargetService> TcpTargetPoller<S> {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.cold_turns = if read == Read::Bytes { 0 } else { connection.cold_turns + 1 };
         connection.hot = connection.cold_turns < HOT_TURNS;
-        connection.hot
+        let hot = connection.hot;
+        if read == Read::Bytes && connection.hot_reads < HOT_READS_UNWATCHED {
+            connection.hot_reads += 1;
+            if connection.hot_reads == HOT_READS_UNWATCHED {
+                self.watch(id);
+            }
+        }
+        hot
     }
 
     /// Asks epoll when it is time to, and serves whom it names.
@@ -82,6 +100,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.hot = true;
         connection.cold_turns = 0;
+        connection.hot_reads = 0;
         self.hot.push(id);
     }
 
@@ -190,8 +209,6 @@ impl<S: TargetService> TcpTargetPoller<S> {
     fn unblock(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.blocked = false;
-        if !connection.watched.read {
-            self.watch(id);
-        }
+        self.watch(id);
     }
 }

@@ -5,7 +5,6 @@ use fabrics::Now;
 use super::TcpTargetPoller;
 use crate::buffer::completion;
 use crate::connections::{Connections, key};
-use crate::ready::Interest;
 use crate::tcp::target::connection::{Connection, Phase, Sent, reason};
 use crate::{CloseReason, ConnId, Data, Effect, TargetService};
 
@@ -70,11 +69,16 @@ impl<S: TargetService> TcpTargetPoller<S> {
     /// Makes epoll watch for what the connection waits for now.
     pub(super) fn watch(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let wanted = Interest { read: connection.wants_bytes(), write: connection.full };
-        if wanted == connection.watched {
-            return;
-        }
-        match self.ready.modify(&connection.fd, key(id), wanted) {
+        let wanted = connection.wants_watch();
+        let outcome = match (connection.watched, wanted) {
+            (None, Some(interest)) => self.ready.add(&connection.fd, key(id), interest),
+            (Some(before), Some(interest)) if before != interest => {
+                self.ready.modify(&connection.fd, key(id), interest)
+            }
+            (Some(_), None) => self.ready.remove(&connection.fd),
+            _ => Ok(()),
+        };
+        match outcome {
             Ok(()) => connection.watched = wanted,
             Err(errno) => self.ending.push((id, reason(errno))),
         }
