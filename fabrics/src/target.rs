@@ -15,6 +15,10 @@ pub trait CommandHandler {
     /// connection takes no more commands until it is asked to go on.
     fn allocate(&mut self, len: usize) -> Option<Self::Buffer>;
 
+    /// The data of this command is about to arrive. A hint, before [`Self::execute`]: what will be needed can be brought near.
+    #[inline]
+    fn expect(&mut self, _sqe: &Sqe) {}
+
     /// Runs a command. `data` is its host-to-controller data, complete; `None` when it has none.
     /// The two halves of a fused operation come one directly after the other.
     fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Self::Buffer>) -> Execution<Self::Buffer>;

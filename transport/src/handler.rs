@@ -28,6 +28,11 @@ impl<S: TargetService> CommandHandler for Handler<'_, S> {
     }
 
     #[inline]
+    fn expect(&mut self, sqe: &Sqe) {
+        self.service.expect(self.queue, sqe);
+    }
+
+    #[inline]
     fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Data>) -> Execution<Data> {
         *self.commands += 1;
         let data = data.map(IoBuf::from);

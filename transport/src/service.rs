@@ -128,6 +128,10 @@ pub trait TargetService: 'static {
         now: Now,
     ) -> Execution<IoBuf>;
 
+    /// The data of this command is about to arrive: [`Self::execute`] follows. A hint, of which nothing may depend.
+    #[inline]
+    fn expect(&mut self, _queue: &Self::Queue, _sqe: &Sqe) {}
+
     /// A buffer of exactly `len` bytes for a command's incoming data; `None` when there is none now: the connection
     /// then stops reading until one is free.
     fn allocate(&mut self, len: usize) -> Option<IoBuf>;

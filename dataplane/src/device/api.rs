@@ -356,6 +356,10 @@ pub trait Queue {
         None
     }
 
+    /// A write of `bytes` bytes to `lba` will probably be submitted soon. A hint: nothing is checked, nothing may depend on it.
+    #[inline]
+    fn expect_write(&mut self, _lba: Lba, _bytes: u32) {}
+
     /// Passes on everything submitted since the last call. Once per turn.
     fn kick(&mut self);
 

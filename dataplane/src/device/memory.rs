@@ -201,6 +201,13 @@ impl Content {
         }
     }
 
+    fn prefetch_write(&self, range: Range<u64>) {
+        let (Piece { region, bytes }, _) = pieces(range);
+        if let Some(region) = self.region(region) {
+            region.prefetch_write(bytes);
+        }
+    }
+
     fn read(&self, range: Range<u64>, buffer: &mut IoBuf) {
         let (first, second) = pieces(range);
         let split = first.bytes.len();
@@ -378,6 +385,16 @@ impl Queue for MemoryQueue {
             self.ahead = Some((start.wrapping_add(len / 2), len - len / 2));
         }
         Some(buffer)
+    }
+
+    #[inline]
+    fn expect_write(&mut self, lba: Lba, bytes: u32) {
+        let Shared { geometry, content, .. } = &*self.shared;
+        if bytes as usize <= PREFETCH_BYTES_MAX
+            && let Ok(range) = geometry.data(lba, bytes as usize)
+        {
+            content.prefetch_write(range);
+        }
     }
 
     #[inline]

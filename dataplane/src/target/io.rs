@@ -85,6 +85,18 @@ impl ReactorTarget {
         }
     }
 
+    /// The data of a command is about to arrive.
+    #[inline]
+    pub(super) fn expect_io(&mut self, io: &IoQueue, sqe: &Sqe) {
+        if sqe.opcode != opcode::WRITE {
+            return;
+        }
+        let Ok(Some(index)) = self.subsystem(io).map(|sub| sub.index(sqe.nsid.get())) else { return };
+        let Some(ns) = self.namespace_mut(index) else { return };
+        let Extent { lba, blocks } = Extent::of(sqe);
+        ns.queue.expect_write(lba, blocks << ns.block_shift);
+    }
+
     #[inline]
     fn io_normal(&mut self, order: Order<'_>, data: Option<IoBuf>) -> Result<Execution<IoBuf>, Status> {
         match order.sqe.opcode {

@@ -312,6 +312,13 @@ impl TargetService for ReactorTarget {
         }
     }
 
+    #[inline]
+    fn expect(&mut self, queue: &QueueState, sqe: &Sqe) {
+        if let Role::Io(io) = &queue.role {
+            self.expect_io(io, sqe);
+        }
+    }
+
     fn allocate(&mut self, len: usize) -> Option<IoBuf> {
         self.local.pool().alloc_io(len)
     }

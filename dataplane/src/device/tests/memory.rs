@@ -90,6 +90,23 @@ fn what_was_written_is_lent_without_a_copy_and_counts_as_a_read() {
 }
 
 #[test]
+fn what_is_only_expected_changes_nothing() {
+    let device = memory(4 << 20);
+    let mut rig = Rig::new(&device);
+    for (lba, bytes) in
+        [(0, 4096), (1023, 4096), (1024, 4096), (u64::MAX, 8192), (0, 1), (511, 8192), (0, 1 << 30)]
+    {
+        rig.queue.expect_write(Lba(lba), bytes);
+    }
+    assert_eq!(device.bytes_allocated(), 0);
+    assert_eq!(rig.write(0, &[1; 1 << 20]), Status::SUCCESS);
+    rig.queue.expect_write(Lba(0), 4096);
+    rig.queue.expect_write(Lba(511), 8192);
+    assert_eq!(rig.read(0, 4096).unwrap(), [1; 4096]);
+    assert_eq!(device.counters().of(OpKind::Write).operations, 1);
+}
+
+#[test]
 fn ranges_that_do_not_lie_together_or_at_all_are_not_lent() {
     let device = memory(4 << 20);
     let mut rig = Rig::new(&device);

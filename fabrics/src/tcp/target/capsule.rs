@@ -56,6 +56,7 @@ impl<B: IoBuffer> TargetConn<B> {
             Ok((length, Incoming::Capsule)) => match handler.allocate(length as usize) {
                 Some(buffer) => {
                     debug_assert_eq!(buffer.len(), length as usize);
+                    handler.expect(sqe);
                     (length, State::Capsule { buffer })
                 }
                 None if self.is_waiting_for_data_only() => (0, State::Rejected(Status::COMMAND_INTERRUPTED)),

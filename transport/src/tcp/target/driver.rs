@@ -33,6 +33,8 @@ use crate::{CloseReason, ConnId, ListenerId, Peer, TargetService};
 const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 /// Connections received from without asking epoll. Each costs an empty receive per idle turn, so only a few.
 const HOT_MAX: usize = 4;
+/// Receives in a row from a hot connection that is the only one: together they take less than a microsecond.
+const LONE_TRIES: usize = 4;
 /// Turns without bytes after which a connection is no longer hot.
 const HOT_TURNS: u32 = 256;
 /// Turns for which epoll is asked every time after it named a connection that is not hot.

@@ -4,7 +4,7 @@ use fabrics::Now;
 use fabrics::tcp::TX_PENDING_MAX;
 use rustix::io::Errno;
 
-use super::{HOT_TURNS, SERVICE_KEY, TcpTargetPoller};
+use super::{HOT_TURNS, LONE_TRIES, SERVICE_KEY, TcpTargetPoller};
 use crate::connections::id_of_key;
 use crate::tcp::socket;
 use crate::tcp::target::connection::{HOT_READS_UNWATCHED, Phase, machine_reason, reason};
@@ -25,7 +25,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
     pub(super) fn read_hot(&mut self, now: Now) {
         let mut index = 0;
         while let Some(&id) = self.hot.get(index) {
-            let read = self.read(id, now);
+            let read = self.read_eagerly(id, now);
             if self.stays_hot(id, read) {
                 index += 1;
             } else {
@@ -43,6 +43,20 @@ impl<S: TargetService> TcpTargetPoller<S> {
             }
             self.watch(id);
         }
+    }
+
+    /// Receives; from a connection that nobody shares the turn with more than once, until something comes: its host waits
+    /// for each turn that brings nothing.
+    fn read_eagerly(&mut self, id: ConnId, now: Now) -> Read {
+        let tries = if self.hot.len() == 1 { LONE_TRIES } else { 1 };
+        let mut read = self.read(id, now);
+        for _ in 1..tries {
+            if read != Read::Nothing {
+                break;
+            }
+            read = self.read(id, now);
+        }
+        read
     }
 
     fn stays_hot(&mut self, id: ConnId, read: Read) -> bool {
