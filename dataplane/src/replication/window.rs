@@ -39,7 +39,10 @@ pub(super) fn lba(window: u16, block: u64) -> Lba {
 /// The window and the blocks within that a range of addresses lies in, when it is one window.
 pub(super) fn split(blocks: &Range<u64>) -> Option<(u16, Range<u64>)> {
     let window = blocks.start >> WINDOW_SHIFT;
-    let last = blocks.end.checked_sub(1)? >> WINDOW_SHIFT;
+    if blocks.is_empty() {
+        return None;
+    }
+    let last = (blocks.end - 1) >> WINDOW_SHIFT;
     let base = window << WINDOW_SHIFT;
     (window == last)
         .then(|| (u16::try_from(window).unwrap_or(u16::MAX), blocks.start - base..blocks.end - base))
