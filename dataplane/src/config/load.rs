@@ -136,7 +136,7 @@ mod tests {
             refusal(text),
             "c.toml:4: unknown key `subsystems.listeners.adress`; did you mean `address`?"
         );
-        assert_eq!(refusal("\n[devices]\n[nvmf]"), "c.toml:3: unknown key `nvmf`");
+        assert_eq!(refusal("\n[devices]\n[gateway]"), "c.toml:3: unknown key `gateway`");
     }
 
     #[test]
