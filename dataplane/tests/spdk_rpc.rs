@@ -270,7 +270,7 @@ fn bad_input_is_refused_with_spdks_codes() {
     assert!(spdk.refused(&["bdev_null_create", "Null1", "1", "520"]).contains("\"code\": -22"));
     assert!(spdk.refused(&["nvmf_create_subsystem", "no-nqn"]).contains("\"code\": -32602"));
     assert!(spdk.refused(&["nvmf_get_subsystems", NQN]).contains("not found"));
-    assert!(spdk.refused(&["nvmf_create_transport", "-t", "RDMA"]).contains("\"code\": -32602"));
+    assert!(spdk.refused(&["nvmf_create_transport", "-t", "FC"]).contains("\"code\": -32602"));
     assert!(spdk.refused(&["nvmf_create_transport", "-t", "TCP", "-z"]).contains("zcopy"));
     spdk.ok(&["nvmf_create_transport", "-t", "TCP"]);
     assert!(spdk.refused(&["nvmf_create_transport", "-t", "TCP"]).contains("\"code\": -32603"));
