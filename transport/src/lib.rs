@@ -5,12 +5,14 @@
 
 mod buffer;
 mod connections;
+mod drain;
 mod drivers;
 mod handler;
 pub mod host;
 pub mod rdma;
 mod ready;
 mod service;
+mod stats;
 pub mod tcp;
 
 pub use buffer::{Data, HostBuffer};

@@ -18,13 +18,13 @@ use arrayvec::ArrayVec;
 use fabrics::Now;
 use fabrics::tcp::target::TargetConn;
 use reactors::mailbox::Mailbox;
-use reactors::reply::Replier;
 use reactors::{LocalHandle, Poller, Timestamp, Turn, Work};
 
 use super::connection::{Connection, reason};
 use super::control::{Message, TcpTarget};
 use super::stats::{ConnectionStats, ReactorStats, TrafficStats};
 use crate::connections::{Connections, key};
+use crate::drain::{Drain, now};
 use crate::drivers::Load;
 use crate::ready::{EPOLL_INTERVAL_NS, Interest, ReadySet};
 use crate::{CloseReason, ConnId, ListenerId, Peer, TargetService};
@@ -75,26 +75,6 @@ impl EpollCadence {
     fn asked(&mut self, now: Now, cold: bool) {
         self.last = now;
         self.eager = if cold { EPOLL_EAGER_TURNS } else { self.eager.saturating_sub(1) };
-    }
-}
-
-/// How far draining is.
-#[derive(Default)]
-enum Drain {
-    #[default]
-    No,
-    Yes {
-        deadline: Now,
-        asked: Vec<Replier<()>>,
-    },
-}
-
-impl Drain {
-    fn deadline(&self) -> Now {
-        match self {
-            Self::No => Now::NEVER,
-            Self::Yes { deadline, .. } => *deadline,
-        }
     }
 }
 
@@ -157,7 +137,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
             epoll: EpollCadence::default(),
             next_tick: Now(0),
             deadline: Now::NEVER,
-            drain: Drain::No,
+            drain: Drain::default(),
             accepted: 0,
             closed: 0,
             closed_traffic: TrafficStats::default(),
@@ -271,9 +251,4 @@ impl<S: TargetService> Poller for TcpTargetPoller<S> {
         }
         self.connections.len() == 0
     }
-}
-
-/// The turn's time, as machines count it.
-pub(crate) fn now(turn: &Turn<'_>) -> Now {
-    Now(turn.now().as_nanos())
 }

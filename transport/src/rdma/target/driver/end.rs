@@ -4,7 +4,8 @@ use fabrics::Now;
 use fabrics::rdma::CloseReason as MachineReason;
 use reactors::reply::Replier;
 
-use super::{Drain, RdmaTargetPoller, TICK_NS, after};
+use super::{RdmaTargetPoller, TICK_NS};
+use crate::drain::after;
 use crate::rdma::target::connection::{DRAIN_TIME_MAX, FLUSH_TIME_MAX, Phase};
 use crate::{CloseReason, ConnId, TargetService};
 
@@ -83,17 +84,15 @@ impl<S: TargetService> RdmaTargetPoller<S> {
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        matches!(self.drain, Drain::Yes { .. })
+        self.drain.is_under_way()
     }
 
     /// From now on nothing new is taken or accepted; `asked` hears when the last connection is closed.
     pub(super) fn start_drain(&mut self, asked: Option<Replier<()>>, now: Now) {
         self.busy = true;
-        if let Drain::Yes { asked: others, .. } = &mut self.drain {
-            return others.extend(asked);
+        if !self.drain.begin(asked, after(now, DRAIN_TIME_MAX)) {
+            return;
         }
-        let deadline = after(now, DRAIN_TIME_MAX);
-        self.drain = Drain::Yes { deadline, asked: asked.into_iter().collect() };
         for id in self.connections.ids() {
             if let Some(Phase::Open { draining, .. }) = self.connections.get_mut(id).map(|c| &mut c.phase) {
                 *draining = true;
@@ -109,10 +108,8 @@ impl<S: TargetService> RdmaTargetPoller<S> {
                 self.end(id, CloseReason::Shutdown, now);
             }
         }
-        if self.connections.len() == 0
-            && let Drain::Yes { asked, .. } = &mut self.drain
-        {
-            asked.drain(..).for_each(|replier| replier.reply(()));
+        if self.connections.len() == 0 {
+            self.drain.tell();
         }
     }
 

@@ -16,7 +16,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use fabrics::Now;
@@ -27,7 +26,6 @@ use nvme::rdma::{CmAccept, CmStatus};
 use nvme::zerocopy::IntoBytes;
 use reactors::dma::LARGE_SLOT_SIZE;
 use reactors::mailbox::Mailbox;
-use reactors::reply::Replier;
 use reactors::{LocalHandle, Poller, Timestamp, Turn, Work};
 
 use super::acceptor::reject;
@@ -36,6 +34,7 @@ use super::control::{Incoming, Message, RdmaTarget};
 use super::device::Devices;
 use super::stats::{RdmaTraffic, ReactorStats};
 use crate::connections::Connections;
+use crate::drain::{Drain, now};
 use crate::drivers::Load;
 use crate::rdma::verbs::{
     COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmKey, Completion, ConnectParams, EventChannel, QpConfig,
@@ -59,26 +58,6 @@ const TICK_NS: u64 = 20_000_000;
 const SERVICE_KEY: u64 = 0;
 const CHANNEL_KEY: u64 = 1;
 const DEVICE_KEY: u64 = 2;
-
-/// How far draining is.
-#[derive(Default)]
-enum Drain {
-    #[default]
-    No,
-    Yes {
-        deadline: Now,
-        asked: Vec<Replier<()>>,
-    },
-}
-
-impl Drain {
-    fn deadline(&self) -> Now {
-        match self {
-            Self::No => Now::NEVER,
-            Self::Yes { deadline, .. } => *deadline,
-        }
-    }
-}
 
 /// Drives the RDMA connections of one reactor for the service of that reactor.
 pub struct RdmaTargetPoller<S: TargetService> {
@@ -144,7 +123,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             next_look: Now(0),
             next_tick: Now(0),
             deadline: Now::NEVER,
-            drain: Drain::No,
+            drain: Drain::default(),
             accepted: 0,
             closed: 0,
             closed_traffic: RdmaTraffic::default(),
@@ -287,7 +266,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         for (_, connection) in self.connections.iter() {
             traffic += connection.traffic();
         }
-        self.load.stats.publish(&traffic, self.accepted, self.closed);
+        self.load.stats.publish(traffic, self.accepted, self.closed);
     }
 
     /// Arms the completion queues; whether nothing came before they were. Their wake-ups are taken after every sleep.
@@ -337,13 +316,4 @@ impl<S: TargetService> Poller for RdmaTargetPoller<S> {
         }
         self.connections.len() == 0
     }
-}
-
-/// The turn's time, as machines count it.
-fn now(turn: &Turn<'_>) -> Now {
-    Now(turn.now().as_nanos())
-}
-
-fn after(now: Now, delay: Duration) -> Now {
-    now.after_ns(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX))
 }

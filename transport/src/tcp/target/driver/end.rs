@@ -1,11 +1,10 @@
 //! How connections end: by the peer, by an error, by the service, by time, by a drain.
 
-use std::time::Duration;
-
 use fabrics::Now;
 use reactors::reply::Replier;
 
-use super::{Drain, TICK_NS, TcpTargetPoller};
+use super::{TICK_NS, TcpTargetPoller};
+use crate::drain::after;
 use crate::tcp::target::connection::{
     DRAIN_TIME_MAX, FLUSH_TIME_MAX, LINGER_TIME_MAX, Phase, machine_reason,
 };
@@ -100,21 +99,19 @@ impl<S: TargetService> TcpTargetPoller<S> {
         for (_, connection) in self.connections.iter() {
             traffic += connection.traffic;
         }
-        self.load.stats.publish(&traffic, self.accepted, self.closed);
+        self.load.stats.publish(traffic, self.accepted, self.closed);
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        matches!(self.drain, Drain::Yes { .. })
+        self.drain.is_under_way()
     }
 
     /// From now on nothing new is read or accepted; `asked` hears when the last connection is closed.
     pub(super) fn start_drain(&mut self, asked: Option<Replier<()>>, now: Now) {
         self.busy = true;
-        if let Drain::Yes { asked: others, .. } = &mut self.drain {
-            return others.extend(asked);
+        if !self.drain.begin(asked, after(now, DRAIN_TIME_MAX)) {
+            return;
         }
-        let deadline = after(now, DRAIN_TIME_MAX);
-        self.drain = Drain::Yes { deadline, asked: asked.into_iter().collect() };
         for id in self.connections.ids() {
             if let Some(Phase::Open { draining, .. }) = self.connections.get_mut(id).map(|c| &mut c.phase) {
                 *draining = true;
@@ -130,10 +127,8 @@ impl<S: TargetService> TcpTargetPoller<S> {
                 self.end(id, CloseReason::Shutdown, now);
             }
         }
-        if self.connections.len() == 0
-            && let Drain::Yes { asked, .. } = &mut self.drain
-        {
-            asked.drain(..).for_each(|replier| replier.reply(()));
+        if self.connections.len() == 0 {
+            self.drain.tell();
         }
     }
 
@@ -156,8 +151,4 @@ impl<S: TargetService> Drop for TcpTargetPoller<S> {
             }
         }
     }
-}
-
-fn after(now: Now, delay: Duration) -> Now {
-    now.after_ns(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX))
 }
