@@ -1,8 +1,11 @@
 //! What of an NVMe namespace does not change while it is attached.
 
-use nvme::identify::{DLFEAT_READS_ZEROES, IdentifyController, IdentifyNamespace, VWC_PRESENT, nsfeat, oncs};
+use std::sync::Arc;
 
-use super::{BlockSize, Operations};
+use nvme::identify::{DLFEAT_READS_ZEROES, IdentifyController, IdentifyNamespace, VWC_PRESENT, nsfeat, oncs};
+use uuid::Uuid;
+
+use super::{BlockSize, DeviceInfo, Operations};
 
 /// Bits of DLFEAT that say how deallocated blocks read.
 const DLFEAT_BEHAVIOUR: u8 = 0b111;
@@ -18,6 +21,21 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// The device that a namespace of this shape is.
+    pub(super) fn info(&self, name: &Arc<str>, uuid: Uuid, blocks: u64) -> DeviceInfo {
+        DeviceInfo {
+            name: Arc::clone(name),
+            product: "NVMe disk",
+            uuid,
+            block_size: self.block_size,
+            blocks,
+            write_cache: self.write_cache,
+            operations: self.operations,
+            atomic_blocks: self.atomic_blocks,
+            preferred_blocks: self.preferred_blocks,
+        }
+    }
+
     /// What Identify Controller and Identify Namespace say together; or why it cannot be a device.
     pub(super) fn of(controller: &IdentifyController, namespace: &IdentifyNamespace) -> Result<Self, String> {
         let bytes = namespace.block_bytes().ok_or("it reports no valid block size")?;

@@ -101,17 +101,7 @@ impl SpdkDevice {
 impl Device for SpdkDevice {
     fn info(&self) -> DeviceInfo {
         let Shared { name, uuid, shape, blocks, .. } = &*self.shared;
-        DeviceInfo {
-            name: Arc::clone(name),
-            product: "NVMe disk",
-            uuid: *uuid,
-            block_size: shape.block_size,
-            blocks: blocks.load(Relaxed),
-            write_cache: shape.write_cache,
-            operations: shape.operations,
-            atomic_blocks: shape.atomic_blocks,
-            preferred_blocks: shape.preferred_blocks,
-        }
+        shape.info(name, *uuid, blocks.load(Relaxed))
     }
 
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
