@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Daemon, PATIENCE, free_address};
+use common::{Daemon, PATIENCE, eventually, free_address};
 use nvme::admin::{Abort, AsyncEventRequest, Identify};
 use nvme::fabrics::ConnectData;
 use nvme::nvm::ReadWrite;
@@ -437,15 +437,6 @@ fn serve(daemon: &Daemon, address: SocketAddr) {
 fn controllers(daemon: &Daemon, nqn: &str) -> usize {
     let list = daemon.call("nvmf_subsystem_get_controllers", json!({"nqn": nqn})).expect("listed");
     list.as_array().map_or(0, Vec::len)
-}
-
-/// Asks another process again and again: nothing here is told when its state changes. The pause only spares it questions.
-fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < deadline, "never came true: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

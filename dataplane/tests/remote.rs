@@ -6,9 +6,8 @@ mod peer;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use common::{Daemon, PATIENCE, free_address};
+use common::{Daemon, PATIENCE, eventually, free_address};
 use nvme::nvm::{DatasetManagement, Flush, Range, ReadWrite};
 use nvme::zerocopy::IntoBytes;
 use nvme::{HostId, Lba, Nqn, Status, U32, U64};
@@ -73,32 +72,6 @@ fn queue(address: SocketAddr) -> (Association, Peer) {
     (association, queue)
 }
 
-fn write(queue: &mut Peer, lba: u64, byte: u8) -> Status {
-    let sqe = ReadWrite::write(NSID, Lba(lba), 1).to_sqe(1);
-    let data = vec![byte; usize::try_from(BLOCK_BYTES).expect("small")];
-    queue.command(&peer::capsule(sqe, &data), PATIENCE).1
-}
-
-/// The first byte of a block.
-fn read(queue: &mut Peer, lba: u64) -> Result<u8, Status> {
-    assert!(queue.send(&peer::read(1, lba, 1)));
-    let pdu = queue.receive_within(PATIENCE).expect("an answer");
-    if pdu[0] != nvme::tcp::PduType::C2H_DATA.0 {
-        let response = <nvme::tcp::CapsuleResp as nvme::zerocopy::FromBytes>::read_from_bytes(&pdu);
-        return Err(response.expect("a response").cqe.status());
-    }
-    assert!(queue.response(PATIENCE).1.is_success());
-    Ok(pdu[size_of::<nvme::tcp::C2hData>()])
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn what_is_written_through_a_remote_namespace_is_read_back_in_every_size() {
     let folder = tempfile::tempdir().expect("folder");
@@ -127,20 +100,20 @@ fn every_kind_of_command_reaches_the_other_side() {
     let _back = start_back(&folder.path().join("disk"), back);
     let daemon = start_front(back, front, &json!({}));
     let (_association, mut queue) = queue(front);
-    assert!(write(&mut queue, 3, 0xAB).is_success());
-    assert_eq!(read(&mut queue, 3), Ok(0xAB));
+    assert!(peer::write_block(&mut queue, 3, 0xAB).is_success());
+    assert_eq!(peer::read_block(&mut queue, 3), Ok(0xAB));
     let flush = peer::capsule(Flush { nsid: NSID }.to_sqe(1), &[]);
     assert!(queue.command(&flush, PATIENCE).1.is_success());
     let zeroes = peer::capsule(ReadWrite::write_zeroes(NSID, Lba(0), 4096).to_sqe(1), &[]);
     assert!(queue.command(&zeroes, PATIENCE).1.is_success());
-    assert_eq!(read(&mut queue, 3), Ok(0));
-    assert!(write(&mut queue, 3, 0xCD).is_success());
+    assert_eq!(peer::read_block(&mut queue, 3), Ok(0));
+    assert!(peer::write_block(&mut queue, 3, 0xCD).is_success());
     let range = Range { attributes: U32::new(0), nlb: U32::new(4096), slba: U64::new(0) };
     let trim = peer::capsule(DatasetManagement::deallocate(NSID, 1).to_sqe(1), range.as_bytes());
     assert!(queue.command(&trim, PATIENCE).1.is_success());
-    assert_eq!(read(&mut queue, 3), Ok(0));
+    assert_eq!(peer::read_block(&mut queue, 3), Ok(0));
     let beyond = SIZE / u64::from(BLOCK_BYTES);
-    assert!(read(&mut queue, beyond).expect_err("beyond the end").is(Status::LBA_OUT_OF_RANGE));
+    assert!(peer::read_block(&mut queue, beyond).expect_err("beyond the end").is(Status::LBA_OUT_OF_RANGE));
     let controllers = daemon.call("bdev_nvme_get_controllers", json!({})).expect("a list");
     assert_eq!(controllers[0]["ctrlrs"][0]["state"], "enabled");
     // The namespace goes with its device.
@@ -157,23 +130,23 @@ fn a_lost_target_fails_commands_with_a_path_error_and_serves_again_when_it_is_ba
     let mut first = start_back(&file, back);
     let daemon = start_front(back, front, &json!({}));
     let (_association, mut queue) = queue(front);
-    assert!(write(&mut queue, 9, 0x11).is_success());
+    assert!(peer::write_block(&mut queue, 9, 0x11).is_success());
     first.signal("KILL");
     first.wait();
-    until("a path error", || match read(&mut queue, 9) {
+    eventually("a path error", || match peer::read_block(&mut queue, 9) {
         Ok(_) => false,
         Err(status) => {
             assert!(status.is(Status::HOST_PATHING_ERROR) && !status.is_dnr(), "{status}");
             true
         }
     });
-    until("the loss is shown", || {
+    eventually("the loss is shown", || {
         let shown = daemon.call("bdev_nvme_get_controllers", json!({"name": "far"})).expect("a list");
         shown[0]["ctrlrs"][0]["state"] == "resetting" && shown[0]["ctrlrs"][0]["error"].is_string()
     });
     let _second = start_back(&file, back);
-    until("it serves again", || read(&mut queue, 9) == Ok(0x11));
-    until("the return is shown", || {
+    eventually("it serves again", || peer::read_block(&mut queue, 9) == Ok(0x11));
+    eventually("the return is shown", || {
         let shown = daemon.call("bdev_nvme_get_controllers", json!({})).expect("a list");
         shown[0]["ctrlrs"][0]["state"] == "enabled"
     });
@@ -187,14 +160,14 @@ fn commands_wait_for_a_target_that_comes_back_in_time() {
     let mut first = start_back(&file, back);
     let _daemon = start_front(back, front, &json!({"fast_io_fail_timeout_sec": 3600}));
     let (_association, mut queue) = queue(front);
-    assert!(write(&mut queue, 9, 0x22).is_success());
+    assert!(peer::write_block(&mut queue, 9, 0x22).is_success());
     first.signal("KILL");
     first.wait();
     // What is in flight when the connection breaks fails; what comes after waits.
     let waiting = std::thread::spawn(move || {
-        let mut outcome = read(&mut queue, 9);
+        let mut outcome = peer::read_block(&mut queue, 9);
         if outcome.is_err() {
-            outcome = read(&mut queue, 9);
+            outcome = peer::read_block(&mut queue, 9);
         }
         outcome
     });
@@ -215,12 +188,12 @@ fn a_target_that_grows_makes_the_device_grow() {
         .and_then(|file| file.set_len(2 * SIZE))
         .expect("grown");
     first.call("bdev_uring_rescan", json!({"name": "disk"})).expect("seen");
-    until("the new size", || {
+    eventually("the new size", || {
         let shown = daemon.call("bdev_get_bdevs", json!({"name": "farn1"})).expect("a list");
         shown[0]["num_blocks"] == 2 * SIZE / u64::from(BLOCK_BYTES)
     });
     let (_association, mut queue) = queue(front);
-    assert!(write(&mut queue, 2 * SIZE / u64::from(BLOCK_BYTES) - 1, 1).is_success());
+    assert!(peer::write_block(&mut queue, 2 * SIZE / u64::from(BLOCK_BYTES) - 1, 1).is_success());
 }
 
 #[test]

@@ -5,12 +5,11 @@ mod peer;
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{Daemon, PATIENCE, free_address};
-use nvme::nvm::ReadWrite;
-use nvme::{HostId, Lba, Nqn, Status};
-use peer::{Association, BLOCK_BYTES, NSID, Peer, Place};
+use nvme::{HostId, Nqn, Status};
+use peer::{Association, BLOCK_BYTES, Peer, Place};
 use serde_json::{Value, json};
 
 const VOLUME: &str = "7f3c1d7e-98f8-4a54-9f0b-8f5f4d2b6a10";
@@ -157,6 +156,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until a head has proposed it; it is still there to be followed.
+    fn wait_for_event(&self, node: usize, event: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut since = self.seen[node];
+        while Instant::now() < deadline {
+            let ask = json!({"since": since, "timeout_ms": 1000});
+            let events = self.nodes[node].daemon.call("volume_events", ask).expect("events");
+            let events = events.as_array().expect("a list");
+            if events.iter().any(|one| one["event"] == event) {
+                return;
+            }
+            since = events.last().map_or(since, |last| last["id"].as_u64().expect("a number"));
+        }
+        panic!("no {event}");
+    }
+
     fn kill(&mut self, node: usize) {
         self.nodes[node].daemon.signal("KILL");
         self.nodes[node].daemon.wait();
@@ -222,33 +237,16 @@ fn is_whole(volume: &Value) -> bool {
         })
 }
 
-fn write(queue: &mut Peer, lba: u64, byte: u8) -> Status {
-    let sqe = ReadWrite::write(NSID, Lba(lba), 1).to_sqe(1);
-    queue.command(&peer::capsule(sqe, &vec![byte; BLOCK_BYTES as usize]), PATIENCE).1
-}
-
-/// The first byte of a block.
-fn read(queue: &mut Peer, lba: u64) -> Result<u8, Status> {
-    assert!(queue.send(&peer::read(1, lba, 1)));
-    let pdu = queue.receive_within(PATIENCE).expect("an answer");
-    if pdu[0] != nvme::tcp::PduType::C2H_DATA.0 {
-        let response = <nvme::tcp::CapsuleResp as nvme::zerocopy::FromBytes>::read_from_bytes(&pdu);
-        return Err(response.expect("a response").cqe.status());
-    }
-    assert!(queue.response(PATIENCE).1.is_success());
-    Ok(pdu[size_of::<nvme::tcp::C2hData>()])
-}
-
 #[test]
 fn what_is_written_is_on_every_copy() {
     let mut cluster = Cluster::start();
     let (_association, mut queue) = cluster.queue(0);
-    let refused = write(&mut queue, 0, 1);
+    let refused = peer::write_block(&mut queue, 0, 1);
     assert!(refused.is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE) && !refused.is_dnr(), "{refused}");
     cluster.activate(0, &[0, 1, 2]);
     cluster.perf(0, 1);
-    assert!(write(&mut queue, 5, 0xA5).is_success());
-    assert_eq!(read(&mut queue, 5), Ok(0xA5));
+    assert!(peer::write_block(&mut queue, 5, 0xA5).is_success());
+    assert_eq!(peer::read_block(&mut queue, 5), Ok(0xA5));
     cluster.assert_equal_copies();
     let volume = cluster.nodes[0].daemon.call("volume_get", json!({"name": "v"})).expect("a volume");
     assert!(is_whole(&volume), "{volume}");
@@ -261,23 +259,22 @@ fn a_lost_replica_holds_writes_until_it_is_recorded_out_and_gets_back_what_it_mi
     cluster.activate(0, &[0, 1, 2]);
     cluster.perf(0, 1);
     let (_association, mut queue) = cluster.queue(0);
-    assert!(write(&mut queue, 5, 1).is_success());
+    assert!(peer::write_block(&mut queue, 5, 1).is_success());
     cluster.kill(2);
-    // The write is not acknowledged before the set without the replica is recorded.
     let written = std::thread::spawn(move || {
-        let status = write(&mut queue, 5, 2);
+        let status = peer::write_block(&mut queue, 5, 2);
         (status, Instant::now(), queue)
     });
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!written.is_finished());
+    cluster.wait_for_event(0, "propose_out");
+    assert!(!written.is_finished(), "acknowledged before the set without the replica was recorded");
     let managed = Instant::now();
     cluster.manage_until(0, "without the replica", |volume| volume["replicas"][2]["in_sync"] == false);
     let (status, at, mut queue) = written.join().expect("no panic");
     assert!(status.is_success() && at > managed, "{status}");
-    assert!(write(&mut queue, 6, 3).is_success());
+    assert!(peer::write_block(&mut queue, 6, 3).is_success());
     cluster.restart(2);
     cluster.manage_until(0, "whole again", is_whole);
-    assert!(write(&mut queue, 7, 4).is_success());
+    assert!(peer::write_block(&mut queue, 7, 4).is_success());
     cluster.assert_equal_copies();
     let volume = cluster.nodes[0].daemon.call("volume_get", json!({"name": "v"})).expect("a volume");
     assert!(volume["regions_copied"].as_u64() <= volume["regions_to_copy"].as_u64(), "{volume}");
@@ -290,7 +287,7 @@ fn a_killed_head_is_followed_by_another_that_has_everything_acknowledged() {
     cluster.perf(0, 1);
     let (_association, mut queue) = cluster.queue(0);
     for lba in 0..50 {
-        assert!(write(&mut queue, lba, 9).is_success());
+        assert!(peer::write_block(&mut queue, lba, 9).is_success());
     }
     cluster.kill(0);
     let killed = Instant::now();
@@ -298,9 +295,9 @@ fn a_killed_head_is_followed_by_another_that_has_everything_acknowledged() {
     println!("another head {} ms after the kill", killed.elapsed().as_millis());
     let (_association, mut queue) = cluster.queue(1);
     for lba in 0..50 {
-        assert_eq!(read(&mut queue, lba), Ok(9));
+        assert_eq!(peer::read_block(&mut queue, lba), Ok(9));
     }
-    assert!(write(&mut queue, 3, 10).is_success());
+    assert!(peer::write_block(&mut queue, 3, 10).is_success());
     cluster.restart(0);
     cluster.manage_until(1, "whole again", is_whole);
     cluster.perf(1, 2);
@@ -312,15 +309,15 @@ fn a_hung_head_serves_nothing_stale_when_it_wakes_up() {
     let mut cluster = Cluster::start();
     cluster.activate(0, &[0, 1, 2]);
     let (_old_association, mut old) = cluster.queue(0);
-    assert!(write(&mut old, 1, 1).is_success());
+    assert!(peer::write_block(&mut old, 1, 1).is_success());
     cluster.nodes[0].daemon.signal("STOP");
     cluster.activate(1, &[1, 2]);
     let (_association, mut queue) = cluster.queue(1);
-    assert!(write(&mut queue, 1, 2).is_success());
+    assert!(peer::write_block(&mut queue, 1, 2).is_success());
     cluster.nodes[0].daemon.signal("CONT");
-    let stale = read(&mut old, 1).expect_err("another is the head");
+    let stale = peer::read_block(&mut old, 1).expect_err("another is the head");
     assert!(stale.is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE), "{stale}");
-    assert_eq!(read(&mut queue, 1), Ok(2));
+    assert_eq!(peer::read_block(&mut queue, 1), Ok(2));
     cluster.manage_until(1, "whole again", is_whole);
     cluster.assert_equal_copies();
 }
@@ -330,13 +327,13 @@ fn a_head_that_lets_go_is_followed_at_once() {
     let mut cluster = Cluster::start();
     cluster.activate(0, &[0, 1, 2]);
     let (_association, mut queue) = cluster.queue(0);
-    assert!(write(&mut queue, 1, 1).is_success());
+    assert!(peer::write_block(&mut queue, 1, 1).is_success());
     cluster.nodes[0].daemon.call("volume_deactivate", json!({"name": "v"})).expect("let go");
     let before = Instant::now();
     cluster.activate(2, &[0, 1, 2]);
     println!("switched in {} ms", before.elapsed().as_millis());
     let (_association, mut next) = cluster.queue(2);
-    assert_eq!(read(&mut next, 1), Ok(1));
-    assert!(read(&mut queue, 1).expect_err("let go").is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE));
+    assert_eq!(peer::read_block(&mut next, 1), Ok(1));
+    assert!(peer::read_block(&mut queue, 1).expect_err("let go").is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE));
     cluster.manage_until(2, "whole", is_whole);
 }

@@ -108,6 +108,7 @@ fn a_sleeping_task_wakes_its_reactor() {
     call(&handle, move |context| {
         let local = context.local().clone();
         let nap = async move {
+            // What is tested: nothing but the end of this sleep wakes the reactor.
             local.sleep(Duration::from_millis(20)).await;
             answer.reply(local.now());
         };
@@ -269,6 +270,7 @@ impl Player {
                 let relay = self.own.clone();
                 let (local, nap) = (turn.local().clone(), self.random_below(100));
                 let task = async move {
+                    // One of the ways to be woken: by a timer of a task.
                     local.sleep(Duration::from_micros(nap)).await;
                     relay.send(token).unwrap();
                 };

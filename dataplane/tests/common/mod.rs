@@ -8,12 +8,25 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// How long anything may take on a starved machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Pause between two questions to another process about something that nobody is told of.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Asks another process again and again: nothing here is told when its state changes. The pause only spares it questions; how
+/// long it is decides nothing.
+pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
 
 /// A daemon that is killed when the test ends.
 pub(crate) struct Daemon {

@@ -10,9 +10,11 @@ use nvme::admin::{AsyncEventRequest, GetLogPage, Identify, KeepAlive, SetFeature
 use nvme::fabrics::{ConnectCommand, ConnectData, PropertyGet, PropertySet, PropertySize};
 use nvme::nvm::{DatasetManagement, Flush, ReadWrite};
 use nvme::properties::{Cc, offset};
-use nvme::tcp::{CapsuleCmd, CapsuleResp, CommonHeader, H2cData, IcReq, PduType, R2t, flags};
+use nvme::tcp::{C2hData, CapsuleCmd, CapsuleResp, CommonHeader, H2cData, IcReq, PduType, R2t, flags};
 use nvme::{ControllerId, HostId, Lba, Nqn, Nsid, Sgl, SglDescriptor, Sqe, Status, U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
+
+use crate::common::PATIENCE;
 
 /// How long a peer waits for an answer that may never come: what it sent may have been spoilt.
 const IMPATIENCE: Duration = Duration::from_millis(40);
@@ -232,6 +234,23 @@ pub(crate) fn read(cid: u16, lba: u64, blocks: u32) -> Vec<u8> {
 
 pub(crate) fn write(cid: u16, lba: u64, blocks: u32) -> Vec<u8> {
     transfer(ReadWrite::write(NSID, Lba(lba), blocks).to_sqe(cid), blocks * BLOCK_BYTES)
+}
+
+/// Writes a block full of `byte`.
+pub(crate) fn write_block(queue: &mut Peer, lba: u64, byte: u8) -> Status {
+    let sqe = ReadWrite::write(NSID, Lba(lba), 1).to_sqe(1);
+    queue.command(&capsule(sqe, &vec![byte; BLOCK_BYTES as usize]), PATIENCE).1
+}
+
+/// The first byte of a block.
+pub(crate) fn read_block(queue: &mut Peer, lba: u64) -> Result<u8, Status> {
+    assert!(queue.send(&read(1, lba, 1)));
+    let pdu = queue.receive_within(PATIENCE).expect("an answer");
+    if pdu[0] != PduType::C2H_DATA.0 {
+        return Err(CapsuleResp::read_from_bytes(&pdu).expect("a response").cqe.status());
+    }
+    assert!(queue.response(PATIENCE).1.is_success());
+    Ok(pdu[size_of::<C2hData>()])
 }
 
 /// What a host sends on its admin connection, PDU by PDU.
