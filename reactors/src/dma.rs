@@ -21,4 +21,4 @@ pub use io_buf::{IO_SIZE_MAX, IoBuf};
 pub use pool::{
     ArenaRange, DmaBuf, DmaPool, LARGE_SLOT_SIZE, PoolConfig, PoolError, PoolUsage, SMALL_SLOT_SIZE,
 };
-pub use region::{CHUNK_SIZE, REGION_SIZE, ReadGuard, Region, WriteGuard, prefetch};
+pub use region::{CHUNK_SIZE, REGION_SIZE, ReadGuard, Region, Reservation, WriteGuard, prefetch};

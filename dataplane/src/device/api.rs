@@ -356,6 +356,14 @@ pub trait Queue {
         None
     }
 
+    /// Takes over a write whose host is answered at once: nobody reads the blocks before they are written, which is in one of
+    /// the next turns. Only for content that lives no longer than the process. It counts as a write. `Err`: the buffer,
+    /// untouched; submit a write, which also says what is wrong with the range.
+    #[inline]
+    fn take_over(&mut self, _lba: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        Err(buffer)
+    }
+
     /// A write of `bytes` bytes to `lba` will probably be submitted soon. A hint: nothing is checked, nothing may depend on it.
     #[inline]
     fn expect_write(&mut self, _lba: Lba, _bytes: u32) {}
@@ -380,6 +388,6 @@ pub trait Queue {
         false
     }
 
-    /// I/Os that were accepted and not handed over yet.
+    /// I/Os that were accepted and not handed over yet, and writes that were taken over and are not done yet.
     fn in_flight(&self) -> usize;
 }

@@ -3,7 +3,8 @@
 //! The content lies in [`Region`]s of one huge page each: a random access costs no walk of the page table, concurrent
 //! access from several reactors is ordered and never undefined, and reads and writes of any size are atomic. What a host
 //! reads is [lent](Queue::lend) to the connection rather than copied. A write or a zeroing that meets lent bytes waits in its
-//! queue until they are sent.
+//! queue until they are sent. A small write is [taken over](Queue::take_over): its host is answered before the memory, which no
+//! cache holds, is there to be written. What meets such a write in another queue waits as well.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use nvme::Status;
 use reactors::IoBuf;
-use reactors::dma::{CHUNK_SIZE, IO_SIZE_MAX, REGION_SIZE, Region, prefetch};
+use reactors::dma::{CHUNK_SIZE, IO_SIZE_MAX, REGION_SIZE, ReadGuard, Region, Reservation, prefetch};
 use uuid::Uuid;
 
 use super::api::Geometry;
@@ -35,9 +36,9 @@ const BYTES_MAX: u64 = 64 << 40;
 const STEP_CHUNKS: usize = 1024;
 /// Writes are atomic at any size; this is the largest that Identify can express (NAWUN is 16 bits, zero-based).
 pub(super) const ATOMIC_BLOCKS: u32 = 1 << 16;
-/// Reads up to this size come in large numbers and at random: worth fetching ahead of the send that copies them. Longer
-/// ones the processor fetches ahead by itself.
-const PREFETCH_BYTES_MAX: usize = 8 << 10;
+/// I/O up to this size comes in large numbers and at random: worth fetching ahead of the copy, or to put off. When it is longer
+/// the processor fetches ahead by itself.
+const SMALL_BYTES_MAX: usize = 8 << 10;
 const _: () = assert!(IO_SIZE_MAX <= REGION_SIZE, "an I/O lies in two regions at most");
 
 /// A device in memory.
@@ -95,7 +96,13 @@ impl Device for MemoryDevice {
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
         let meter = self.shared.counters.open();
         let waiting = VecDeque::with_capacity(context.depth.max(1) as usize);
-        Ok(Box::new(MemoryQueue { shared: Arc::clone(&self.shared), meter, waiting, ahead: None }))
+        Ok(Box::new(MemoryQueue {
+            shared: Arc::clone(&self.shared),
+            meter,
+            waiting,
+            ahead: None,
+            taken: None,
+        }))
     }
 
     fn counters(&self) -> DeviceCounters {
@@ -208,14 +215,16 @@ impl Content {
         }
     }
 
-    fn read(&self, range: Range<u64>, buffer: &mut IoBuf) {
+    /// `None`, and nothing is read, when a part of the range is about to be written.
+    fn read(&self, range: Range<u64>, buffer: &mut IoBuf) -> Option<()> {
         let (first, second) = pieces(range);
         let split = first.bytes.len();
         // Both parts are held before either is copied: a write to both is seen whole or not at all.
-        let held = self.region(first.region).map(|region| region.read(first.bytes));
-        let next = second.map(|piece| {
-            (piece.bytes.len(), self.region(piece.region).map(|region| region.read(piece.bytes)))
-        });
+        let held = self.held(first)?;
+        let next = match second {
+            Some(piece) => Some((piece.bytes.len(), self.held(piece)?)),
+            None => None,
+        };
         match &held {
             Some(bytes) => buffer.copy_in(0, bytes),
             None => buffer.fill_zero(0, split),
@@ -225,9 +234,30 @@ impl Content {
             Some((len, None)) => buffer.fill_zero(split, *len),
             None => {}
         }
+        Some(())
     }
 
-    /// `false`, and nothing is written, when a part of the range is lent.
+    /// The bytes of a piece; `Some(None)` where there are none, `None` when they are about to be written.
+    #[allow(clippy::option_option, reason = "to be used with `?`")]
+    fn held(&self, Piece { region, bytes }: Piece) -> Option<Option<ReadGuard<'_>>> {
+        match self.region(region) {
+            Some(region) => Some(Some(region.try_read(bytes)?)),
+            None => Some(None),
+        }
+    }
+
+    /// Locks a range that was written before, to write it later.
+    #[inline]
+    fn reserve(&self, range: Range<u64>) -> Option<Reservation> {
+        let (Piece { region, bytes }, None) = pieces(range) else { return None };
+        let bits = chunk_bits(&bytes);
+        let place = self.place(region);
+        let reservation = place.region.get()?.reserve(bytes)?;
+        // Memory that is new would have to be found first: what may fail is not put off.
+        (place.written.load(Relaxed) & bits == bits).then_some(reservation)
+    }
+
+    /// `false`, and nothing is written, when a part of the range is lent or about to be written.
     fn write(&self, range: Range<u64>, buffer: &IoBuf) -> Result<bool, Status> {
         let (first, second) = pieces(range);
         let place = self.place(first.region);
@@ -252,7 +282,7 @@ impl Content {
         }
     }
 
-    /// Makes the first part of `range` read as zeroes; what is left. Whole chunks are released. Stops at lent bytes.
+    /// Makes the first part of `range` read as zeroes; what is left. Whole chunks are released. Stops at bytes that are in use.
     fn clear_step(&self, mut range: Range<u64>) -> Range<u64> {
         for _ in 0..STEP_CHUNKS {
             if range.is_empty() {
@@ -271,7 +301,7 @@ impl Content {
         range
     }
 
-    /// Clears what of the first chunk of `range` lies in it: how many bytes. `None` when they are lent.
+    /// Clears what of the first chunk of `range` lies in it: how many bytes. `None` when they are in use.
     fn clear_chunk(&self, group: &Group, range: &Range<u64>) -> Option<usize> {
         let (region, bytes) = first_piece(range, REGION_SHIFT);
         let place = &group[to_usize(region) % GROUP_REGIONS];
@@ -296,8 +326,8 @@ impl Content {
 
 /// An I/O that was not finished inside its submission.
 enum Waiting {
-    /// A write whose range is lent.
-    Write(Io),
+    /// A read or write whose range is in use.
+    Data(Io),
     /// A zeroing that takes more than one step, of `bytes` in all.
     Clear { io: Io, bytes: u64, left: Range<u64> },
 }
@@ -309,6 +339,15 @@ struct MemoryQueue {
     waiting: VecDeque<Waiting>,
     /// Bytes of the last buffer lent that were not fetched ahead yet: a processor has room for half a block at a time.
     ahead: Option<(*const u8, usize)>,
+    taken: Option<Taken>,
+}
+
+/// A write that was taken over.
+struct Taken {
+    place: Reservation,
+    buffer: IoBuf,
+    /// The turn that answers its host was kicked; the next kick is of a later one.
+    kicked: bool,
 }
 
 impl MemoryQueue {
@@ -316,14 +355,15 @@ impl MemoryQueue {
         Submission::Done(finish_inline(&self.meter, io, result))
     }
 
-    fn read(&self, mut io: Io) -> Submission {
+    fn read(&mut self, mut io: Io) -> Submission {
         let Shared { geometry, content, .. } = &*self.shared;
         let Op::Read { lba, buffer } = &mut io.op else { return self.finish(io, Ok(0)) };
-        let result = geometry.data(*lba, buffer.len()).map(|range| {
-            content.read(range, buffer);
-            buffer.len() as u64
-        });
-        self.finish(io, result)
+        let bytes = buffer.len() as u64;
+        match geometry.data(*lba, buffer.len()).map(|range| content.read(range, buffer)) {
+            Ok(Some(())) => self.finish(io, Ok(bytes)),
+            Ok(None) => self.wait(io),
+            Err(status) => self.finish(io, Err(status)),
+        }
     }
 
     fn write(&mut self, io: Io) -> Submission {
@@ -332,13 +372,18 @@ impl MemoryQueue {
         let bytes = buffer.len() as u64;
         match geometry.data(*lba, buffer.len()).and_then(|range| content.write(range, buffer)) {
             Ok(true) => self.finish(io, Ok(bytes)),
-            Ok(false) if self.waiting.len() == self.waiting.capacity() => Submission::Busy(io),
-            Ok(false) => {
-                self.waiting.push_back(Waiting::Write(io));
-                Submission::Queued
-            }
+            Ok(false) => self.wait(io),
             Err(status) => self.finish(io, Err(status)),
         }
+    }
+
+    #[cold]
+    fn wait(&mut self, io: Io) -> Submission {
+        if self.waiting.len() == self.waiting.capacity() {
+            return Submission::Busy(io);
+        }
+        self.waiting.push_back(Waiting::Data(io));
+        Submission::Queued
     }
 
     fn clear(&mut self, io: Io, lba: Lba, blocks: u32) -> Submission {
@@ -369,17 +414,32 @@ impl MemoryQueue {
             prefetch(start, len);
         }
     }
+
+    /// Carries out the write that was taken over. Before any other I/O of this queue: it never waits for itself.
+    #[inline]
+    fn carry_out(&mut self) {
+        if let Some(Taken { mut place, buffer, .. }) = self.taken.take() {
+            buffer.copy_out(0, place.bytes());
+        }
+    }
+}
+
+impl Drop for MemoryQueue {
+    fn drop(&mut self) {
+        self.carry_out();
+    }
 }
 
 impl Queue for MemoryQueue {
     #[inline]
     fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        self.carry_out();
         let Shared { geometry, content, .. } = &*self.shared;
         let buffer = content.lend(geometry.data(lba, bytes as usize).ok()?)?;
         self.meter.done(OpKind::Read, u64::from(bytes));
         self.prefetch_rest();
         let len = buffer.len();
-        if len <= PREFETCH_BYTES_MAX {
+        if len <= SMALL_BYTES_MAX {
             let start = buffer.part(0).as_ptr();
             prefetch(start, len / 2);
             self.ahead = Some((start.wrapping_add(len / 2), len - len / 2));
@@ -388,9 +448,24 @@ impl Queue for MemoryQueue {
     }
 
     #[inline]
+    fn take_over(&mut self, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        self.carry_out();
+        let Shared { geometry, content, .. } = &*self.shared;
+        let bytes = buffer.len();
+        let place = match geometry.data(lba, bytes) {
+            Ok(range) if bytes <= SMALL_BYTES_MAX => content.reserve(range),
+            _ => None,
+        };
+        let Some(place) = place else { return Err(buffer) };
+        self.taken = Some(Taken { place, buffer, kicked: false });
+        self.meter.done(OpKind::Write, bytes as u64);
+        Ok(())
+    }
+
+    #[inline]
     fn expect_write(&mut self, lba: Lba, bytes: u32) {
         let Shared { geometry, content, .. } = &*self.shared;
-        if bytes as usize <= PREFETCH_BYTES_MAX
+        if bytes as usize <= SMALL_BYTES_MAX
             && let Ok(range) = geometry.data(lba, bytes as usize)
         {
             content.prefetch_write(range);
@@ -399,6 +474,7 @@ impl Queue for MemoryQueue {
 
     #[inline]
     fn submit(&mut self, io: Io) -> Submission {
+        self.carry_out();
         match io.op {
             Op::Read { .. } => self.read(io),
             Op::Write { .. } => self.write(io),
@@ -411,6 +487,10 @@ impl Queue for MemoryQueue {
 
     fn kick(&mut self) {
         self.prefetch_rest();
+        match &mut self.taken {
+            Some(taken) if !taken.kicked => taken.kicked = true,
+            _ => self.carry_out(),
+        }
     }
 
     /// One attempt at, or one step of, each that waits.
@@ -418,7 +498,8 @@ impl Queue for MemoryQueue {
         for _ in 0..self.waiting.len().min(done.room()) {
             let Some(waiting) = self.waiting.pop_front() else { return };
             let outcome = match waiting {
-                Waiting::Write(io) => self.write(io),
+                Waiting::Data(io) if matches!(io.op, Op::Read { .. }) => self.read(io),
+                Waiting::Data(io) => self.write(io),
                 Waiting::Clear { io, bytes, left } => self.clear_on(io, bytes, left),
             };
             if let Submission::Done(finished) = outcome {
@@ -432,10 +513,11 @@ impl Queue for MemoryQueue {
     }
 
     fn before_sleep(&mut self) -> bool {
+        self.carry_out();
         self.waiting.is_empty()
     }
 
     fn in_flight(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + usize::from(self.taken.is_some())
     }
 }

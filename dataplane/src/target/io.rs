@@ -192,7 +192,29 @@ impl ReactorTarget {
         let buffer = buffer.ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
         let fua = order.sqe.cdw12.get() & FUA != 0;
         let flight = self.flight(order, index, Kind::Write, bytes, None);
-        Ok(self.start_write(flight, order.io, Op::Write { lba: extent.lba, buffer, fua }))
+        let op = Op::Write { lba: extent.lba, buffer, fua };
+        if !self.admits(&flight, &op) {
+            return Ok(self.park(flight, order.io, Request::Op(op)));
+        }
+        Ok(match self.take_over(&flight, op) {
+            Ok(done) => Execution::Done(done),
+            Err(op) => self.start(flight, op),
+        })
+    }
+
+    /// What a write ends with that the device takes over; it is kicked in this turn.
+    #[inline]
+    fn take_over(&mut self, flight: &Flight, op: Op) -> Result<Completion<IoBuf>, Op> {
+        let Some(ns) = self.namespace_mut(flight.namespace) else { return Err(op) };
+        match op {
+            Op::Write { lba, buffer, fua } => {
+                ns.take_over(lba, buffer).map_err(|buffer| Op::Write { lba, buffer, fua })?;
+            }
+            op => return Err(op),
+        }
+        self.activate(flight.namespace);
+        self.count(flight, Status::SUCCESS);
+        Ok(Completion::status(Status::SUCCESS))
     }
 
     /// Bytes that a command moves, checked against MDTS and against what is not supported.
@@ -255,8 +277,17 @@ impl ReactorTarget {
     /// Starts an operation that writes, unless somebody has claimed its range.
     #[inline]
     fn start_write(&mut self, flight: Flight, io: &IoQueue, op: Op) -> Execution<IoBuf> {
-        let admitted = self.namespace_mut(flight.namespace).is_none_or(|ns| ns.admits(&op));
-        if admitted { self.start(flight, op) } else { self.park(flight, io, Request::Op(op)) }
+        if self.admits(&flight, &op) {
+            self.start(flight, op)
+        } else {
+            self.park(flight, io, Request::Op(op))
+        }
+    }
+
+    /// Whether nobody has claimed the range of an operation.
+    #[inline]
+    fn admits(&mut self, flight: &Flight, op: &Op) -> bool {
+        self.namespace_mut(flight.namespace).is_none_or(|ns| ns.admits(op))
     }
 
     #[cold]

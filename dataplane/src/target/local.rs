@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nvme::nvm::ReservationType;
 use nvme::{HostId, Lba, Status};
-use reactors::DmaPool;
+use reactors::{DmaPool, IoBuf};
 
 use super::message::{Acknowledge, Barrier};
 use super::reservations::{Access, State};
@@ -114,6 +114,12 @@ impl LocalNamespace {
     #[inline]
     pub(super) fn admits_write(&self, lba: Lba, blocks: u64) -> bool {
         self.shared.guard.admits(lba, blocks)
+    }
+
+    /// Lets the device [take over](crate::device::Queue::take_over) a write, unless others wait for it already.
+    #[inline]
+    pub(super) fn take_over(&mut self, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        if self.backlog.is_empty() { self.queue.take_over(lba, buffer) } else { Err(buffer) }
     }
 
     /// Hands an operation to the device; what it is finished with, if it is.

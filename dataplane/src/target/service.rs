@@ -232,7 +232,7 @@ impl ReactorTarget {
     /// Whether a namespace needs no polling any more; a removed one goes then.
     fn settle(&mut self, index: u32) -> bool {
         let Some(ns) = self.namespace_mut(index) else { return true };
-        if !ns.is_drained() || ns.live && ns.queue.has_background() {
+        if !ns.is_drained() || ns.live && (ns.queue.in_flight() > 0 || ns.queue.has_background()) {
             return false;
         }
         ns.active = false;

@@ -3,7 +3,8 @@
 //! A region is cut into chunks, each with a lock: one writer, or any number of readers. A guard holds the locks of every
 //! chunk its range touches, so access of any size is atomic. A reader may keep its locks in an [`IoBuf`] until its bytes
 //! are sent: a writer never waits for that inside a call ([`Region::try_write`]), it comes back later; and while it has to
-//! come back, nothing more of those chunks is lent.
+//! come back, nothing more of those chunks is lent. A writer may keep its locks as well ([`Region::reserve`]): then it is the
+//! others that come back later.
 //!
 //! Invariants
 //! - Bytes of a chunk are written only under its writer lock and read only under a reader lock.
@@ -32,19 +33,22 @@ const CHUNKS: usize = REGION_SIZE / CHUNK_SIZE;
 const WRITER: u32 = 1 << 31;
 /// A writer was turned away by readers. Lost when another writer unlocks: it is set again by the next attempt.
 const WANTED: u32 = 1 << 30;
+/// A writer has the chunk and keeps it: nobody waits for that.
+const RESERVED: u32 = 1 << 29;
 /// The rest counts readers.
-const READERS: u32 = WANTED - 1;
+const READERS: u32 = RESERVED - 1;
 
 #[derive(Default)]
 struct Lock(AtomicU32);
 
 impl Lock {
-    /// Enters as a reader once no writer is inside. `patient` readers stay behind writers that are waiting: `false`.
+    /// Enters as a reader once no writer is inside; `false` when it is reserved. `patient` readers stay behind writers that
+    /// are waiting: `false` as well.
     #[inline]
-    fn read(&self, patient: bool) -> bool {
+    fn try_read(&self, patient: bool) -> bool {
         let mut state = self.0.load(Relaxed);
         loop {
-            if patient && state & WANTED != 0 {
+            if state & RESERVED != 0 || patient && state & WANTED != 0 {
                 return false;
             }
             if state & WRITER != 0 {
@@ -65,11 +69,14 @@ impl Lock {
         debug_assert!(before & READERS != 0);
     }
 
-    /// Enters as the writer, or says that readers are inside.
+    /// Enters as the writer, `bits`, or says that readers are inside, or that it is reserved.
     #[inline]
-    fn try_write(&self) -> bool {
+    fn try_write(&self, bits: u32) -> bool {
         let mut state = self.0.load(Relaxed);
         loop {
+            if state & RESERVED != 0 {
+                return false;
+            }
             if state & READERS != 0 {
                 self.0.fetch_or(WANTED, Relaxed);
                 return false;
@@ -79,7 +86,7 @@ impl Lock {
                 state = self.0.load(Relaxed);
                 continue;
             }
-            match self.0.compare_exchange_weak(state, WRITER, Acquire, Relaxed) {
+            match self.0.compare_exchange_weak(state, bits, Acquire, Relaxed) {
                 Ok(_) => return true,
                 Err(now) => state = now,
             }
@@ -123,18 +130,29 @@ impl Region {
     }
 
     /// The bytes of `range` as a buffer, without a copy. Nobody writes to their chunks until it is dropped. `None` when a
-    /// writer waits for one of them: copy instead ([`Self::read`]).
+    /// writer waits for one of them, or has reserved it: copy instead ([`Self::try_read`]).
     ///
     /// # Panics
     /// When the range is empty or reaches beyond the region.
     #[inline]
     pub fn lend(self: &Arc<Self>, range: Range<usize>) -> Option<IoBuf> {
-        let locks = self.locks(&range);
-        if let Some(at) = locks.iter().position(|lock| !lock.read(true)) {
-            locks[..at].iter().for_each(Lock::end_read);
-            return None;
-        }
-        Some(IoBuf::lent(Lent { region: Arc::clone(self), range }))
+        self.enter_as_reader(&range, true).then(|| IoBuf::lent(Lent { region: Arc::clone(self), range }))
+    }
+
+    #[inline]
+    fn enter_as_reader(&self, range: &Range<usize>, patient: bool) -> bool {
+        let locks = self.locks(range);
+        let turned_away = locks.iter().position(|lock| !lock.try_read(patient));
+        locks[..turned_away.unwrap_or(0)].iter().for_each(Lock::end_read);
+        turned_away.is_none()
+    }
+
+    #[inline]
+    fn enter_as_writer(&self, range: &Range<usize>, bits: u32) -> bool {
+        let locks = self.locks(range);
+        let turned_away = locks.iter().position(|lock| !lock.try_write(bits));
+        locks[..turned_away.unwrap_or(0)].iter().for_each(Lock::end_write);
+        turned_away.is_none()
     }
 
     /// Asks the processor for the right to change the bytes of `range` soon. A hint: nothing is touched.
@@ -150,29 +168,34 @@ impl Region {
         }
     }
 
-    /// The bytes of `range`, to copy. Waits for a writer that is inside, never for one that is turned away.
+    /// The bytes of `range`, to copy. Waits for a writer that is inside, never for one that is turned away. `None` while a part
+    /// is reserved: try again later.
     ///
     /// # Panics
     /// When the range is empty or reaches beyond the region.
-    pub fn read(&self, range: Range<usize>) -> ReadGuard<'_> {
-        for lock in self.locks(&range) {
-            lock.read(false);
-        }
-        ReadGuard { region: self, range }
+    #[inline]
+    pub fn try_read(&self, range: Range<usize>) -> Option<ReadGuard<'_>> {
+        self.enter_as_reader(&range, false).then(|| ReadGuard { region: self, range })
     }
 
-    /// The bytes of `range`, to write. `None` while a reader is inside: try again later.
+    /// The bytes of `range`, to write. `None` while a reader is inside or a part is reserved: try again later.
     ///
     /// # Panics
     /// When the range is empty or reaches beyond the region.
     #[inline]
     pub fn try_write(&self, range: Range<usize>) -> Option<WriteGuard<'_>> {
-        let locks = self.locks(&range);
-        if let Some(at) = locks.iter().position(|lock| !lock.try_write()) {
-            locks[..at].iter().for_each(Lock::end_write);
-            return None;
-        }
-        Some(WriteGuard { region: self, range })
+        self.enter_as_writer(&range, WRITER).then(|| WriteGuard { region: self, range })
+    }
+
+    /// The bytes of `range`, to write in a later call: until then everybody is turned away from their chunks. `None` as for
+    /// [`Self::try_write`].
+    ///
+    /// # Panics
+    /// When the range is empty or reaches beyond the region.
+    #[inline]
+    pub fn reserve(self: &Arc<Self>, range: Range<usize>) -> Option<Reservation> {
+        let entered = self.enter_as_writer(&range, WRITER | RESERVED);
+        entered.then(|| Reservation { region: Arc::clone(self), range })
     }
 }
 
@@ -309,6 +332,31 @@ impl Drop for WriteGuard<'_> {
     }
 }
 
+/// Bytes of a region that are to be written later, under writer locks that nobody waits for.
+#[derive(Debug)]
+pub struct Reservation {
+    region: Arc<Region>,
+    range: Range<usize>,
+}
+
+impl Reservation {
+    /// The bytes, to write now.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the range lies in the region, is initialised, and its locks keep everybody else away.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.region.start(self.range.start).as_ptr(), self.range.len())
+        }
+    }
+}
+
+impl Drop for Reservation {
+    #[inline]
+    fn drop(&mut self) {
+        self.region.locks(&self.range).iter().for_each(Lock::end_write);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,7 +381,7 @@ mod tests {
         assert!(region.try_write(0..1).is_none());
         assert!(region.lend(0..1).is_none());
         assert!(region.lend(0..2 * CHUNK_SIZE).is_none());
-        assert_eq!(&region.read(0..3)[..], [0; 3]);
+        assert_eq!(&region.try_read(0..3).unwrap()[..], [0; 3]);
         drop(lent);
         region.try_write(0..1).unwrap().fill(1);
         assert_eq!(region.lend(0..2).unwrap().part(0), [1, 0]);
@@ -353,9 +401,34 @@ mod tests {
         let region = Region::map().unwrap();
         region.try_write(0..REGION_SIZE).unwrap().fill(7);
         region.try_write(CHUNK_SIZE..2 * CHUNK_SIZE).unwrap().clear();
-        let content = region.read(0..REGION_SIZE);
+        let content = region.try_read(0..REGION_SIZE).unwrap();
         assert!(content[CHUNK_SIZE..2 * CHUNK_SIZE].iter().all(|byte| *byte == 0));
         assert!(content[..CHUNK_SIZE].iter().chain(&content[2 * CHUNK_SIZE..]).all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn what_is_reserved_is_entered_by_nobody_until_it_is_written() {
+        let region = Region::map().unwrap();
+        let mut reservation = region.reserve(CHUNK_SIZE - 1..CHUNK_SIZE + 1).unwrap();
+        assert!(region.try_read(0..1).is_none());
+        assert!(region.lend(CHUNK_SIZE..CHUNK_SIZE + 1).is_none());
+        assert!(region.try_write(0..1).is_none());
+        assert!(region.reserve(0..1).is_none());
+        assert!(region.try_read(0..3 * CHUNK_SIZE).is_none());
+        assert!(region.try_write(2 * CHUNK_SIZE..3 * CHUNK_SIZE).is_some(), "what was entered is let go of");
+        reservation.bytes().fill(5);
+        drop(reservation);
+        assert_eq!(region.lend(CHUNK_SIZE - 2..CHUNK_SIZE + 2).unwrap().part(0), [0, 5, 5, 0]);
+    }
+
+    #[test]
+    fn what_is_lent_is_not_reserved() {
+        let region = Region::map().unwrap();
+        let lent = region.lend(0..1).unwrap();
+        assert!(region.reserve(0..1).is_none());
+        assert!(region.lend(0..1).is_none(), "a writer waits");
+        drop(lent);
+        assert!(region.reserve(0..1).is_some());
     }
 
     #[test]
@@ -367,9 +440,13 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for value in 1..=WRITES {
-                    let mut guard =
-                        std::iter::repeat_with(|| region.try_write(range.clone())).flatten().next().unwrap();
-                    guard.fill(value);
+                    if value % 2 == 0 {
+                        let reserve = || region.reserve(range.clone());
+                        std::iter::repeat_with(reserve).flatten().next().unwrap().bytes().fill(value);
+                    } else {
+                        let write = || region.try_write(range.clone());
+                        std::iter::repeat_with(write).flatten().next().unwrap().fill(value);
+                    }
                 }
             });
             for lends in [true, false] {
@@ -378,9 +455,10 @@ mod tests {
                     let mut last = 0;
                     while last < WRITES {
                         let lent = if lends { region.lend(range.clone()) } else { None };
-                        let seen = match &lent {
-                            Some(lent) => whole(lent.part(0)),
-                            None => whole(&region.read(range.clone())),
+                        let seen = match (&lent, region.try_read(range.clone())) {
+                            (Some(lent), _) => whole(lent.part(0)),
+                            (None, Some(read)) => whole(&read),
+                            (None, None) => continue,
                         };
                         let seen = seen.expect("a torn read");
                         assert!(seen >= last, "content went back in time");

@@ -107,6 +107,71 @@ fn what_is_only_expected_changes_nothing() {
 }
 
 #[test]
+fn a_write_that_was_taken_over_is_seen_by_all_that_comes_after_it() {
+    let device = memory(4 << 20);
+    let (mut rig, mut other) = (Rig::new(&device), Rig::new(&device));
+    assert_eq!(rig.write(0, &[1; 128 << 10]), Status::SUCCESS);
+    let buffer = rig.buffer(&[2; 4096]);
+    assert!(rig.queue.take_over(Lba(1), buffer).is_ok());
+    rig.queue.kick();
+    assert_eq!(rig.queue.in_flight(), 1);
+    assert!(other.queue.lend(Lba(1), 4096).is_none());
+    let buffer = other.buffer(&[0; 8192]);
+    assert!(other.submit(1, Op::Read { lba: Lba(0), buffer }).is_none(), "it waits");
+    let buffer = other.buffer(&[3; 4096]);
+    assert!(other.submit(2, Op::Write { lba: Lba(0), buffer, fua: false }).is_none(), "it waits");
+    assert!(!other.queue.before_sleep(), "nothing would wake it");
+    assert_eq!(other.read(16, 4096).unwrap(), [1; 4096], "another chunk");
+    rig.queue.kick();
+    assert_eq!(rig.queue.in_flight(), 0);
+    let done: Vec<_> = other.wait().iter().map(|done| (done.tag, done.status)).collect();
+    assert_eq!(done, [(1, Status::SUCCESS), (2, Status::SUCCESS)]);
+    assert_eq!(other.read(0, 8192).unwrap(), [[3; 4096], [2; 4096]].concat());
+    let writes = *device.counters().of(OpKind::Write);
+    assert_eq!((writes.operations, writes.bytes), (3, (128 << 10) + 8192));
+}
+
+#[test]
+fn a_queue_carries_out_what_it_took_over_before_anything_else_and_before_it_sleeps_or_goes() {
+    type After = fn(Rig);
+    let afters: [After; 6] = [
+        |mut rig| assert_eq!(rig.queue.lend(Lba(0), 4096).unwrap().part(0), [2; 4096]),
+        |mut rig| assert_eq!(rig.read(0, 4096).unwrap(), [2; 4096]),
+        |mut rig| assert_eq!(rig.write(0, &[2; 4096]), Status::SUCCESS),
+        |mut rig| assert!(rig.queue.take_over(Lba(8), rig.buffer(&[1; 4096])).is_ok()),
+        |mut rig| assert!(rig.queue.before_sleep()),
+        drop,
+    ];
+    let device = memory(4 << 20);
+    for after in afters {
+        let mut rig = Rig::new(&device);
+        assert_eq!(rig.write(0, &[1; 64 << 10]), Status::SUCCESS);
+        let buffer = rig.buffer(&[2; 4096]);
+        assert!(rig.queue.take_over(Lba(0), buffer).is_ok());
+        after(rig);
+        assert_eq!(Rig::new(&device).read(0, 4096).unwrap(), [2; 4096]);
+    }
+}
+
+#[test]
+fn writes_that_are_long_or_to_new_or_lent_or_no_blocks_are_not_taken_over() {
+    let device = memory(4 << 20);
+    let mut rig = Rig::new(&device);
+    assert!(rig.queue.take_over(Lba(0), rig.buffer(&[1; 4096])).is_err(), "new");
+    assert_eq!(rig.write(0, &[1; 64 << 10]), Status::SUCCESS);
+    assert!(rig.queue.take_over(Lba(16), rig.buffer(&[1; 4096])).is_err(), "new");
+    assert!(rig.queue.take_over(Lba(0), rig.buffer(&[1; 12 << 10])).is_err(), "long");
+    assert!(rig.queue.take_over(Lba(1024), rig.buffer(&[1; 4096])).is_err(), "beyond the end");
+    let lent = rig.queue.lend(Lba(0), 4096).unwrap();
+    let refused = rig.queue.take_over(Lba(1), rig.buffer(&[9; 4096])).unwrap_err();
+    assert_eq!(refused.as_contiguous(), Some(&[9; 4096][..]), "the buffer comes back");
+    drop(lent);
+    assert_eq!(rig.queue.in_flight(), 0);
+    assert_eq!(rig.read(0, 8192).unwrap(), [1; 8192]);
+    assert_eq!(device.counters().of(OpKind::Write).operations, 1);
+}
+
+#[test]
 fn ranges_that_do_not_lie_together_or_at_all_are_not_lent() {
     let device = memory(4 << 20);
     let mut rig = Rig::new(&device);
