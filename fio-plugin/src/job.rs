@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use fabrics::Now;
-use fabrics::tcp::host::{HostSink, SubmitRefusal};
+use fabrics::host::{HostSink, SubmitError, SubmitRefusal};
 use nvme::{Cqe, Nsid, QueueId};
 use reactors::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use transport::tcp::host::HostQueue;
+use transport::host::HostQueue;
 
 use crate::abi::memory::Region;
 use crate::buffer::Buffer;
@@ -400,11 +400,18 @@ impl<T: Copy> Job<T> {
     fn send(&mut self, slot: usize) -> bool {
         let Some(request) = &mut self.slots[slot] else { return true };
         while let Some(command) = request.next_command() {
-            if let Err(command) =
-                offer(&mut self.queues, &mut self.next_queue, command, slot as u64, self.now)
-            {
-                request.put_back(command);
-                return false;
+            match offer(&mut self.queues, &mut self.next_queue, command, slot as u64, self.now) {
+                Offered::Taken => {}
+                Offered::NoRoom(command) => {
+                    request.put_back(command);
+                    return false;
+                }
+                Offered::Refused => {
+                    request.command_ended(Err(Errno::INVALID));
+                    self.complain(|| SubmitRefusal::TooLong.to_string());
+                    self.retire(slot);
+                    return true;
+                }
             }
         }
         true
@@ -439,7 +446,16 @@ impl<T: Copy> Job<T> {
     }
 }
 
-/// Submits to the first queue with room, from `next` on. The command comes back when none has any.
+/// What became of a command that was offered to the queues.
+enum Offered {
+    Taken,
+    /// No queue has room: it comes back.
+    NoRoom(crate::request::Command),
+    /// No queue will ever take it.
+    Refused,
+}
+
+/// Submits to the first queue with room, from `next` on.
 #[inline]
 fn offer(
     queues: &mut [HostQueue<Buffer>],
@@ -447,17 +463,15 @@ fn offer(
     (sqe, mut data): crate::request::Command,
     tag: u64,
     now: Now,
-) -> Result<(), crate::request::Command> {
+) -> Offered {
     for _ in 0..queues.len() {
         let chosen = *next;
         *next = if chosen + 1 == queues.len() { 0 } else { chosen + 1 };
         match queues[chosen].submit(sqe, data, tag, now) {
-            Ok(()) => return Ok(()),
-            Err(refused) => {
-                debug_assert_ne!(refused.reason, SubmitRefusal::TooLong);
-                data = refused.data;
-            }
+            Ok(()) => return Offered::Taken,
+            Err(SubmitError { reason: SubmitRefusal::TooLong, .. }) => return Offered::Refused,
+            Err(refused) => data = refused.data,
         }
     }
-    Err((sqe, data))
+    Offered::NoRoom((sqe, data))
 }

@@ -116,12 +116,8 @@ impl Session {
         }
         let block_bytes =
             identity.block_bytes().ok_or_else(|| refused("it reports no valid block size".to_owned()))?;
-        let limit = self.host.controller().and_then(fabrics::host::Controller::data_bytes_max);
-        let limit = limit.unwrap_or(u64::MAX).min(match self.host.config().transport {
-            TransportKind::Tcp => u64::MAX,
-            // A descriptor names memory in one piece, which is what the host has of this size.
-            TransportKind::Rdma => reactors::dma::LARGE_SLOT_SIZE as u64,
-        });
+        let config = self.host.config();
+        let limit = self.host.controller().map_or(u64::MAX, |controller| config.data_bytes_max(controller));
         let transfer_bytes_max = u32::try_from(limit).unwrap_or(u32::MAX);
         Ok(Namespace { nsid, block_bytes, blocks, transfer_bytes_max })
     }

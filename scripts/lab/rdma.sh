@@ -5,6 +5,10 @@
 . /share/rdma-kernel.sh
 
 POLLUX=/share/bin/pollux
+ENGINE=/share/libpollux_fio.so
+FRONT_NQN=nqn.2025-01.org.pollux:front
+FRONT_PORT=4440
+FRONT_SOCKET=/run/front.sock
 
 # perf PORT NQN OPTION…: a verified run of our host.
 perf() {
@@ -12,6 +16,13 @@ perf() {
     shift 2
     "$POLLUX" perf -t rdma -a "$address" -s "$port" -n "$nqn" --verify --io-count 2000 "$@" >/tmp/perf.out 2>&1 ||
         { cat /tmp/perf.out && fail "pollux perf $*"; }
+}
+
+# engine OPTION…: a verified run of fio with our engine, over RDMA. It sleeps, because there is one processor for both ends.
+engine() {
+    timeout 120 fio --name=engine "--ioengine=external:$ENGINE" --transport=rdma --traddr="$address" --trsvcid="$RDMA_PORT" \
+        --subnqn="$NQN" --completion=interrupt --thread=1 --rw=randrw --verify=crc32c --verify_fatal=1 --do_verify=1 \
+        --verify_backlog=64 --randrepeat=0 --eta=never --output=/tmp/engine.out "$@" || { cat /tmp/engine.out && fail "fio $*"; }
 }
 
 # As connected says: controllers that are live.
@@ -85,6 +96,70 @@ step "our host against our target"
 "$POLLUX" identify -t rdma -a "$address" -s "$RDMA_PORT" -n "$NQN" | grep -q LAB0001
 perf "$RDMA_PORT" "$NQN" --size 4k --depth 16 --workload randrw
 perf "$RDMA_PORT" "$NQN" --size 128k --depth 4 --workload randrw
+
+if [ -e "$ENGINE" ]; then
+    step "fio with our engine, in commands of their own size and in pieces"
+    for size in 4k 128k 1024k; do engine --bs="$size" --size=12M --iodepth=8; done
+    engine --rw=randtrimwrite --verify=0 --bs=4k --size=2M --iodepth=4 --fsync=64
+    step "fio's engine finds it by discovery"
+    engine --discovery=1 --bs=4k --size=2M --iodepth=8 --queues=2
+else
+    echo "- libpollux_fio.so is not built: no run of fio's engine"
+fi
+
+step "a namespace over RDMA is a device of another target, which a file describes"
+cat >/tmp/front.toml <<FILE
+[reactors]
+mode = "interrupt"
+[buffers]
+small = 1024
+large = 64
+[rdma]
+io_size = "1 MiB"
+[discovery]
+rdma_listeners = ["$address:$((FRONT_PORT + 1))"]
+[[controllers]]
+name = "back"
+transport = "rdma"
+address = "$address:$RDMA_PORT"
+subnqn = "$NQN"
+[[subsystems]]
+nqn = "$FRONT_NQN"
+allow_any_host = true
+namespaces = [{ device = "backn1" }]
+listeners = [{ transport = "rdma", address = "$address:$FRONT_PORT" }]
+FILE
+POLLUX_LOG=debug /share/bin/pollux-dataplane --config /tmp/front.toml --rpc-socket "$FRONT_SOCKET" >/tmp/front.log 2>&1 &
+FRONT_PID=$!
+trap 'tail -n 15 /tmp/target.log /tmp/front.log' EXIT
+front_rpc() { "$POLLUX" rpc --socket "$FRONT_SOCKET" "$@"; }
+eventually 20 front_rpc rpc_get_methods
+front_rpc bdev_nvme_get_controllers '{}' | grep -q RDMA
+front_rpc save_config '{}' >/tmp/saved
+grep -q '"trtype": *"RDMA"' /tmp/saved
+nvme discover -t rdma -a "$address" -s $((FRONT_PORT + 1)) | grep -q "$FRONT_NQN"
+perf "$FRONT_PORT" "$FRONT_NQN" --size 4k --depth 16 --workload randrw
+nvme connect -t rdma -a "$address" -s "$FRONT_PORT" -n "$FRONT_NQN" --nr-io-queues=1
+front_device() { [ -b "/dev/$(basename "$(ls -d "$(subsystem_folder "$FRONT_NQN")"/nvme*n1)")" ]; }
+eventually 20 front_device
+front="/dev/$(basename "$(ls -d "$(subsystem_folder "$FRONT_NQN")"/nvme*n1)")"
+for size in 4k 1024k; do fio_verify "$front" --bs="$size" --size=12M --iodepth=4; done
+blkdiscard "$front"
+
+step "the target behind it is killed and comes back: I/O waits for it, or says so"
+front_lost() { front_rpc bdev_nvme_get_controllers '{}' | grep -q resetting; }
+front_up() { front_rpc bdev_nvme_get_controllers '{}' | grep -q enabled; }
+kill -KILL "$INSIDE_PID"
+wait "$INSIDE_PID" 2>/dev/null || true
+eventually 20 front_lost
+inside_start
+inside_subsystem /tmp/device.img
+inside_listen RDMA "$address" "$RDMA_PORT"
+eventually 30 front_up
+fio_verify "$front" --bs=16k --size=8M --iodepth=4
+nvme disconnect -n "$FRONT_NQN"
+kill -TERM "$FRONT_PID"
+wait "$FRONT_PID"
 
 step "our host against the kernel's target"
 kernel_target file

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::schema::nearest;
 use super::types::{
-    Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, PathState, Referral, Store,
-    Subsystem, Tcp,
+    Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, PathState, Rdma, Referral,
+    Store, Subsystem, Tcp, Transport,
 };
 
 /// NQN under which every discovery service answers.
@@ -46,20 +46,16 @@ impl Config {
     pub fn calls(&self) -> Result<Vec<Call>, Contradiction> {
         self.check_references()?;
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
-        calls.extend(self.transport());
+        calls.extend(self.tcp_transport());
+        calls.extend(self.rdma_transport());
         calls.extend(self.nvme.iter().map(attach_local));
         calls.extend(self.controllers.iter().map(attach));
         calls.extend(self.stores.iter().map(open_store));
         calls.extend(self.discovery.referrals.iter().map(referral));
         self.subsystems.iter().for_each(|subsystem| add_subsystem(&mut calls, subsystem));
-        calls.extend(self.discovery.listeners.iter().map(|address| {
-            let params = json!({"nqn": DISCOVERY_NQN, "listen_address": listen_address(*address)});
-            Call {
-                method: "nvmf_subsystem_add_listener",
-                params,
-                what: format!("discovery listener {address}"),
-            }
-        }));
+        let listener = |transport| move |address: &SocketAddr| discovery_listener(transport, *address);
+        calls.extend(self.discovery.listeners.iter().map(listener(Transport::Tcp)));
+        calls.extend(self.discovery.rdma_listeners.iter().map(listener(Transport::Rdma)));
         Ok(calls)
     }
 
@@ -105,12 +101,25 @@ impl Config {
         Ok(())
     }
 
-    /// The transport, if the file needs one.
-    fn transport(&self) -> Option<Call> {
-        let listens =
-            self.subsystems.iter().any(|subsystem| subsystem.listeners.iter().flatten().count() > 0)
-                || !self.discovery.listeners.is_empty();
-        let tcp = self.tcp.clone().or_else(|| listens.then(Tcp::default))?;
+    /// Where the file listens over a transport.
+    #[must_use]
+    pub fn listen_addresses(&self, transport: Transport) -> Vec<SocketAddr> {
+        let discovery = match transport {
+            Transport::Tcp => &self.discovery.listeners,
+            Transport::Rdma => &self.discovery.rdma_listeners,
+        };
+        let listeners = self.subsystems.iter().flat_map(|subsystem| subsystem.listeners.iter().flatten());
+        let of_transport = listeners.filter(|listener| kind(listener.transport) == transport);
+        of_transport.map(|listener| listener.address).chain(discovery.iter().copied()).collect()
+    }
+
+    fn listens(&self, transport: Transport) -> bool {
+        !self.listen_addresses(transport).is_empty()
+    }
+
+    /// The TCP transport, if the file needs one.
+    fn tcp_transport(&self) -> Option<Call> {
+        let tcp = self.tcp.clone().or_else(|| self.listens(Transport::Tcp).then(Tcp::default))?;
         let params = json!({
             "trtype": "TCP",
             "max_queue_depth": tcp.queue_depth,
@@ -121,6 +130,32 @@ impl Config {
             "c2h_success": tcp.c2h_success,
         });
         Some(Call { method: "nvmf_create_transport", params, what: "tcp".to_owned() })
+    }
+
+    /// The RDMA transport, if the file needs one.
+    fn rdma_transport(&self) -> Option<Call> {
+        let rdma = self.rdma.clone().or_else(|| self.listens(Transport::Rdma).then(Rdma::default))?;
+        let params = json!({
+            "trtype": "RDMA",
+            "max_queue_depth": rdma.queue_depth,
+            "max_aq_depth": rdma.admin_queue_depth,
+            "max_io_qpairs_per_ctrlr": rdma.io_queues_per_controller,
+            "in_capsule_data_size": rdma.in_capsule_data.0,
+            "max_io_size": rdma.io_size.0,
+        });
+        Some(Call { method: "nvmf_create_transport", params, what: "rdma".to_owned() })
+    }
+}
+
+fn kind(transport: Option<Transport>) -> Transport {
+    transport.unwrap_or(Transport::Tcp)
+}
+
+/// A transport as methods call it.
+fn trtype(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "TCP",
+        Transport::Rdma => "RDMA",
     }
 }
 
@@ -175,7 +210,7 @@ fn attach_local(controller: &LocalController) -> Call {
 fn attach(controller: &Controller) -> Call {
     let mut params = Map::new();
     params.insert("name".to_owned(), json!(controller.name));
-    params.insert("trtype".to_owned(), json!("TCP"));
+    params.insert("trtype".to_owned(), json!(trtype(kind(controller.transport))));
     params.insert("traddr".to_owned(), json!(controller.address.ip().to_string()));
     params.insert("trsvcid".to_owned(), json!(controller.address.port().to_string()));
     params.insert("subnqn".to_owned(), json!(controller.subnqn));
@@ -238,14 +273,14 @@ fn add_namespace(namespace: &Namespace) -> Value {
 fn add_listener(subsystem: &Subsystem, listener: &Listener) -> Value {
     let mut params = Map::new();
     params.insert("nqn".to_owned(), json!(subsystem.nqn));
-    params.insert("listen_address".to_owned(), listen_address(listener.address));
+    params.insert("listen_address".to_owned(), listen_address(kind(listener.transport), listener.address));
     optional(&mut params, "ana_state", &listener.ana_state.map(PathState::as_str));
     Value::Object(params)
 }
 
 fn referral(referral: &Referral) -> Call {
     let mut params = Map::new();
-    params.insert("address".to_owned(), listen_address(referral.address));
+    params.insert("address".to_owned(), listen_address(kind(referral.transport), referral.address));
     optional(&mut params, "subnqn", &referral.nqn);
     Call {
         method: "nvmf_discovery_add_referral",
@@ -254,13 +289,18 @@ fn referral(referral: &Referral) -> Call {
     }
 }
 
-fn listen_address(address: SocketAddr) -> Value {
+fn discovery_listener(transport: Transport, address: SocketAddr) -> Call {
+    let params = json!({"nqn": DISCOVERY_NQN, "listen_address": listen_address(transport, address)});
+    Call { method: "nvmf_subsystem_add_listener", params, what: format!("discovery listener {address}") }
+}
+
+fn listen_address(transport: Transport, address: SocketAddr) -> Value {
     let adrfam = match address.ip() {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
     };
     json!({
-        "trtype": "TCP",
+        "trtype": trtype(transport),
         "adrfam": adrfam,
         "traddr": address.ip().to_string(),
         "trsvcid": address.port().to_string(),
@@ -313,6 +353,46 @@ mod tests {
         );
         assert_eq!(calls[0].params, json!({"name": "m", "num_blocks": 256, "block_size": 4096}));
         assert_eq!(calls[5].params["listen_address"]["adrfam"], "IPv6");
+    }
+
+    #[test]
+    fn a_transport_is_made_for_each_kind_of_listener() {
+        let config = config(
+            r#"
+            [rdma]
+            io_size = "1 MiB"
+            [discovery]
+            listeners = ["192.0.2.1:8009"]
+            [[controllers]]
+            name = "far"
+            transport = "rdma"
+            address = "192.0.2.2:4420"
+            subnqn = "nqn.2026-01.org.example:back"
+            [[subsystems]]
+            nqn = "nqn.2026-01.org.example:s"
+            listeners = [{ transport = "rdma", address = "192.0.2.1:4421" }]
+            "#,
+        );
+        let calls = config.calls().expect("consistent");
+        let shown: Vec<_> = calls.iter().map(|call| (call.method, trtype_of(&call.params))).collect();
+        assert_eq!(
+            shown,
+            [
+                ("nvmf_create_transport", "TCP"),
+                ("nvmf_create_transport", "RDMA"),
+                ("bdev_nvme_attach_controller", "RDMA"),
+                ("nvmf_create_subsystem", ""),
+                ("nvmf_subsystem_add_listener", "RDMA"),
+                ("nvmf_subsystem_add_listener", "TCP"),
+            ]
+        );
+        assert_eq!(calls[1].params["max_io_size"], 1 << 20);
+        assert_eq!(config.listen_addresses(Transport::Rdma), ["192.0.2.1:4421".parse().expect("address")]);
+    }
+
+    fn trtype_of(params: &Value) -> &str {
+        let address = params.get("listen_address").unwrap_or(params);
+        address.get("trtype").and_then(Value::as_str).unwrap_or_default()
     }
 
     #[test]

@@ -48,6 +48,16 @@ described_words! {
 }
 
 described_words! {
+    /// What carries NVMe-oF.
+    pub enum Transport {
+        /// NVMe/TCP.
+        Tcp = "tcp",
+        /// NVMe/RDMA: InfiniBand, RoCE, iWARP.
+        Rdma = "rdma",
+    }
+}
+
+described_words! {
     /// State of a path, as hosts see it.
     pub enum PathState {
         /// The best path.
@@ -112,7 +122,7 @@ described! {
 }
 
 described! {
-    /// NVMe/TCP. The transport exists when this table or any listener does.
+    /// NVMe/TCP. The transport exists when this table or any listener of it does.
     pub struct Tcp {
         /// Entries of an I/O queue, 2–65536.
         queue_depth: u32 = 128,
@@ -126,6 +136,22 @@ described! {
         io_size: ByteSize = ByteSize(128 << 10),
         /// End read data with the SUCCESS flag instead of a response, for hosts without SQ flow control.
         c2h_success: bool = true,
+    }
+}
+
+described! {
+    /// NVMe/RDMA. The transport exists when this table or any listener of it does; the machine must have RDMA then.
+    pub struct Rdma {
+        /// Entries of an I/O queue, 2–65536.
+        queue_depth: u32 = 128,
+        /// Entries of an admin queue, 32–4096.
+        admin_queue_depth: u32 = 128,
+        /// I/O queues of one controller, 1–64.
+        io_queues_per_controller: u16 = 64,
+        /// Data inside a command capsule: a multiple of 16 bytes up to 64 KiB.
+        in_capsule_data: ByteSize = ByteSize(8 << 10),
+        /// Data of one command: 4 KiB times a power of two, up to 2 MiB.
+        io_size: ByteSize = ByteSize(128 << 10),
     }
 }
 
@@ -167,10 +193,12 @@ described! {
 }
 
 described! {
-    /// A controller of another target, over NVMe/TCP. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
+    /// A controller of another target. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
     pub struct Controller {
         /// Its name here.
         name: String,
+        /// What carries the connection. Default `tcp`.
+        transport: Option<Transport>,
         /// IP address and port where it listens.
         address: SocketAddr,
         /// NQN of its subsystem.
@@ -221,6 +249,8 @@ described! {
 described! {
     /// Where a subsystem listens.
     pub struct Listener {
+        /// What is served there. Default `tcp`.
+        transport: Option<Transport>,
         /// IP address and port: `192.0.2.1:4420`, `[2001:db8::1]:4420`.
         address: SocketAddr,
         /// State of every ANA group on this path. Default `optimized`; another needs `ana_reporting`.
@@ -261,6 +291,8 @@ described! {
 described! {
     /// Another discovery service that ours refers to.
     pub struct Referral {
+        /// What it is reached by. Default `tcp`.
+        transport: Option<Transport>,
         /// IP address and port.
         address: SocketAddr,
         /// Its NQN. Default: the well-known discovery NQN.
@@ -271,8 +303,10 @@ described! {
 described! {
     /// The discovery service.
     pub struct Discovery {
-        /// Where it listens: addresses with ports.
+        /// Where it listens over TCP: addresses with ports.
         listeners: Vec<SocketAddr> = Vec::new(),
+        /// Where it listens over RDMA: addresses with ports.
+        rdma_listeners: Vec<SocketAddr> = Vec::new(),
         /// Other discovery services.
         referrals: Vec<Referral> = Vec::new(),
     }
@@ -293,6 +327,8 @@ described! {
         log: Log = Log::default(),
         /// NVMe/TCP.
         tcp: Option<Tcp> = None,
+        /// NVMe/RDMA.
+        rdma: Option<Rdma> = None,
         /// What holds blocks.
         devices: Vec<Device> = Vec::new(),
         /// SPDK as a whole.

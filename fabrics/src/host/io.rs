@@ -39,8 +39,8 @@ pub enum SubmitRefusal {
     /// The connection ends or has ended.
     #[error("the connection is closed")]
     Closed,
-    /// The data is longer than a PDU can say.
-    #[error("the data is longer than 4 GiB")]
+    /// The data is longer than a command can say, or lies where the controller cannot reach it.
+    #[error("no command can carry the data")]
     TooLong,
 }
 

@@ -8,6 +8,7 @@ use fabrics::host::{BringupError, BringupParams, Controller, DiscoveryError};
 use fabrics::tcp::host::HostParams;
 use nvme::features::AsyncEventConfig;
 use nvme::{ControllerId, HostId, Nqn, QueueId, Status};
+use reactors::dma::LARGE_SLOT_SIZE;
 
 use super::nanos;
 use super::queue::{HostQueue, LinkError};
@@ -75,6 +76,18 @@ impl HostConfig {
             sq_flow_control: false,
             connect_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Data of one command, in bytes, that this controller takes and this host can move; whoever has more splits it.
+    ///
+    /// Over RDMA a keyed descriptor names memory in one piece, and that is how large a piece of a buffer is.
+    #[must_use]
+    pub fn data_bytes_max(&self, controller: &Controller) -> u64 {
+        let taken = controller.data_bytes_max().unwrap_or(u64::MAX);
+        match self.transport {
+            TransportKind::Tcp => taken,
+            TransportKind::Rdma => taken.min(LARGE_SLOT_SIZE as u64),
         }
     }
 

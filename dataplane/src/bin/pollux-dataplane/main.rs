@@ -7,7 +7,7 @@ mod exit;
 use std::process::ExitCode;
 
 use clap::Parser;
-use dataplane::config::ConfigError;
+use dataplane::config::{ConfigError, Transport};
 use dataplane::logs::LogControl;
 use dataplane::preflight::{Facts, Finding, Plan, Severity, check, raise_limits};
 
@@ -70,12 +70,9 @@ fn check_config(cli: &Cli, settings: &Settings) -> Result<(), Failure> {
 fn check_machine(settings: &Settings) -> Vec<Finding> {
     let config = &settings.config;
     let buffers = [config.buffers.small, config.buffers.large];
-    let listeners = config.subsystems.iter().flat_map(|subsystem| subsystem.listeners.iter().flatten());
-    let mut addresses: Vec<_> = listeners
-        .map(|listener| listener.address)
-        .chain(config.discovery.listeners.iter().copied())
-        .chain(config.metrics.address)
-        .collect();
+    // A device of RDMA says itself whether an address is its own, when it is listened on.
+    let mut addresses = config.listen_addresses(Transport::Tcp);
+    addresses.extend(config.metrics.address);
     addresses.sort_unstable();
     addresses.dedup();
     let plan = Plan {

@@ -140,12 +140,10 @@ impl Session {
         let block_bytes = identity
             .block_bytes()
             .ok_or_else(|| Failure::Failed(format!("namespace {nsid} reports no valid block size")))?;
-        let limit = self.host.controller().and_then(nvme_data_max).unwrap_or(u64::from(u32::MAX));
-        // Buffers of one I/O hold this much at most; over RDMA one descriptor names memory in one piece.
-        let limit = limit.min(match self.host.config().transport {
-            TransportKind::Tcp => reactors::dma::IO_SIZE_MAX as u64,
-            TransportKind::Rdma => LARGE_SLOT_SIZE as u64,
-        });
+        let config = self.host.config();
+        let limit = self.host.controller().map(|controller| config.data_bytes_max(controller));
+        // Buffers of one I/O hold this much at most.
+        let limit = limit.unwrap_or(u64::MAX).min(reactors::dma::IO_SIZE_MAX as u64);
         Ok(Namespace {
             block_bytes,
             blocks: identity.nsze.get(),
@@ -183,10 +181,6 @@ impl Session {
     fn identify(&mut self, command: &Identify) -> Result<Vec<u8>, Failure> {
         self.host.identify(command).map_err(|error| Failure::Failed(error.to_string()))
     }
-}
-
-fn nvme_data_max(controller: &fabrics::host::Controller) -> Option<u64> {
-    controller.data_bytes_max()
 }
 
 fn read<T: FromBytes>(page: &[u8]) -> Result<T, Failure> {

@@ -12,7 +12,7 @@ use nvme::admin::GetLogPage;
 use nvme::event::{AsyncEvent, NoticeEvent};
 use nvme::log::lid;
 use reactors::Clock;
-use transport::tcp::host::Blocking;
+use transport::host::Blocking;
 
 use super::{AttachError, NvmfConfig, NvmfDevice, identify};
 use crate::device::{Device, DeviceRegistry};

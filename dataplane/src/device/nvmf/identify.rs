@@ -4,7 +4,7 @@ use nvme::admin::Identify;
 use nvme::identify::{IdentifyNamespace, NamespaceIdentifier, NsidList, cns, decode_descriptors};
 use nvme::zerocopy::FromBytes;
 use nvme::{Nqn, Nsid};
-use transport::tcp::host::Blocking;
+use transport::host::Blocking;
 use uuid::Uuid;
 
 use super::AttachError;

@@ -1,4 +1,4 @@
-//! Namespaces of other targets, over our own NVMe/TCP host.
+//! Namespaces of other targets, over our own host: NVMe/TCP or NVMe/RDMA.
 //!
 //! An [`NvmfController`] is attached once: a thread of its own identifies its namespaces, listens for changes and keeps
 //! count of its state. Every namespace is an [`NvmfDevice`], and every queue of one is an association of its own (an admin
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use fabrics::host::ReconnectPolicy;
 use nvme::{Nsid, Status};
-use transport::tcp::host::{HostConfig, HostError};
+use transport::host::{HostConfig, HostError};
 use uuid::Uuid;
 
 pub use self::controller::{ControllerState, ControllerTable, NvmfController, OnResize};

@@ -5,13 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use fabrics::Now;
-use fabrics::host::Controller;
-use fabrics::tcp::host::SubmitRefusal;
+use fabrics::host::SubmitRefusal;
 use nvme::features::AsyncEventConfig;
 use nvme::{Cqe, Status};
 use reactors::{Clock, DmaPool};
 use transport::Data;
-use transport::tcp::host::{AdminDone, ControllerSink, HostController, HostEvent};
+use transport::host::{AdminDone, ControllerSink, HostController, HostEvent};
 
 use super::alarm::Alarm;
 use super::transfer::{Limits, Piece, Transfer};
@@ -222,7 +221,8 @@ impl NvmfQueue {
 
     /// Most blocks of one Read or Write of the controller that is up.
     fn transfer_blocks(&self) -> u32 {
-        let bytes = self.controller.controller().and_then(Controller::data_bytes_max);
+        let config = &self.shared.config.host;
+        let bytes = self.controller.controller().map(|controller| config.data_bytes_max(controller));
         let blocks = bytes.unwrap_or(u64::MAX) >> self.limits.block_size.shift();
         u32::try_from(blocks).unwrap_or(u32::MAX).clamp(TRANSFER_BLOCKS_MIN, nvme::nvm::NLB_MAX)
     }

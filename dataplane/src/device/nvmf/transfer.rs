@@ -2,7 +2,7 @@
 //!
 //! Pieces follow each other, each in a buffer of its own; larger I/O than one command moves is rare enough.
 
-use fabrics::tcp::host::HostData;
+use fabrics::host::HostData;
 use nvme::nvm::{DatasetManagement, Flush, NLB_MAX, Range, ReadWrite};
 use nvme::zerocopy::IntoBytes;
 use nvme::{Lba, Nsid, Sqe, Status, U32, U64};

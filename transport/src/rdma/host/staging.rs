@@ -1,4 +1,4 @@
-//! Memory that a controller may reach: a pool's buffer where it lies, anything else in a copy.
+//! Memory that a controller may reach: a pool's buffer in one part where it lies, anything else in a copy.
 
 use std::rc::Rc;
 
@@ -34,7 +34,7 @@ impl Staging {
 
     /// Where a buffer can be reached.
     fn reach(&self, buffer: &IoBuf) -> Option<Remote> {
-        // One descriptor names one range: data in several parts has none.
+        // One descriptor names one range: more than one part of a copy holds has none.
         let (ptr, len) = buffer.raw_parts().next().filter(|_| buffer.part_count() == 1)?;
         let keys = self.domain.keys(buffer);
         let keys = keys.inspect_err(|error| tracing::warn!(%error, "buffers cannot be registered")).ok()?;
@@ -48,13 +48,15 @@ impl Staging {
         if self.pool.is_none() {
             self.pool = DmaPool::new(config).ok();
         }
-        let buffer = self.pool.as_ref()?.alloc_io(len)?;
-        Some(self.copies[usize::from(slot)].insert(buffer))
+        let copy = &mut self.copies[usize::from(slot)];
+        // The copy of the slot's last command, whose place this one takes: there is one place for each slot.
+        *copy = None;
+        Some(copy.insert(self.pool.as_ref()?.alloc_io(len)?))
     }
 
     fn expose<B: HostBuffer>(&mut self, slot: u16, data: &HostData<B>) -> Option<Remote> {
         let (HostData::ToController(buffer) | HostData::FromController(buffer)) = data else { return None };
-        if let Some(pooled) = buffer.pooled().filter(|buffer| !buffer.is_lent()) {
+        if let Some(pooled) = buffer.pooled().filter(|buffer| !buffer.is_lent() && buffer.part_count() == 1) {
             return self.reach(pooled);
         }
         let copy = self.copy(slot, buffer.len())?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use reactors::DmaPool;
 
 use crate::rdma::verbs::{
-    Access, CmId, CompletionQueue, Domain, Qp, QpConfig, Refused, VerbsError, WakeChannel,
+    Access, CmId, CmKey, CompletionQueue, Domain, Qp, QpConfig, Refused, VerbsError, WakeChannel,
 };
 
 /// Entries of a completion queue: some twenty connections of depth 128; a further queue is made when it is full. libsiw 44
@@ -70,9 +70,10 @@ impl Devices {
         Ok(self.list.len() - 1)
     }
 
-    /// Forgets the device of a domain, which is being removed: it is closed with its last connection.
-    pub(super) fn forget(&mut self, domain: &Rc<Domain>) {
-        self.list.retain(|device| !Rc::ptr_eq(&device.domain, domain));
+    /// Forgets the device that events call so, which is being removed: it is closed with its last connection.
+    pub(super) fn forget(&mut self, key: CmKey) -> Option<Rc<Domain>> {
+        let index = self.list.iter().position(|device| device.domain.key() == key)?;
+        Some(self.list.swap_remove(index).domain)
     }
 
     /// Where each of them wakes the reactor.

@@ -241,12 +241,27 @@ impl CmId {
         Ok(())
     }
 
-    /// Binds to `address` and listens.
-    pub(crate) fn listen(&self, address: SocketAddr, backlog: i32) -> Result<(), VerbsError> {
+    /// Another identifier on the same device and channel, at no port: it keeps the device open, and its events tell when
+    /// the device goes.
+    pub(super) fn anchor(&self) -> Result<Self, VerbsError> {
+        let no_address = || VerbsError { call: "rdma_cm_id", source: std::io::ErrorKind::NotFound.into() };
+        let mut address = self.local().ok_or_else(no_address)?;
+        address.set_port(0);
+        let anchor = Self::new(&self.channel)?;
+        anchor.bind(address)?;
+        if anchor.context() == self.context() { Ok(anchor) } else { Err(no_address()) }
+    }
+
+    fn bind(&self, address: SocketAddr) -> Result<(), VerbsError> {
         let mut address = CAddress::from(address);
         // SAFETY: the identifier and the address live for the call.
         let status = unsafe { sys::rdma_bind_addr(self.ptr.as_ptr(), address.as_mut_ptr()) };
-        check("rdma_bind_addr", status)?;
+        check("rdma_bind_addr", status)
+    }
+
+    /// Binds to `address` and listens.
+    pub(crate) fn listen(&self, address: SocketAddr, backlog: i32) -> Result<(), VerbsError> {
+        self.bind(address)?;
         // SAFETY: the identifier lives.
         check("rdma_listen", unsafe { sys::rdma_listen(self.ptr.as_ptr(), backlog) })
     }

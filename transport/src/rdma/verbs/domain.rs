@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use rdma_mummy_sys as sys;
 use reactors::{DmaPool, IoBuf};
 
-use super::cm::CmId;
+use super::cm::{CmId, CmKey};
 use super::memory::Registration;
 use super::{VerbsError, check_number};
 
@@ -63,6 +63,8 @@ pub(crate) struct Domain {
 pub(super) struct Pd {
     ptr: NonNull<sys::ibv_pd>,
     context: NonNull<sys::ibv_context>,
+    /// librdmacm closes a device that was removed with the last identifier there: this one goes last.
+    anchor: CmId,
 }
 
 impl Pd {
@@ -92,10 +94,11 @@ impl Domain {
         let no_device = || VerbsError { call: "rdma_cm_id", source: std::io::ErrorKind::NotFound.into() };
         let context = id.context().ok_or_else(no_device)?;
         let limits = limits(context)?;
-        // SAFETY: librdmacm keeps the device open while it has identifiers there; domains are closed with the last of ours.
+        let anchor = id.anchor()?;
+        // SAFETY: librdmacm keeps the device open while it has identifiers there, and the domain has one of its own.
         let ptr = unsafe { sys::ibv_alloc_pd(context.as_ptr()) };
         let ptr = NonNull::new(ptr).ok_or_else(|| VerbsError::last("ibv_alloc_pd"))?;
-        let pd = Rc::new(Pd { ptr, context });
+        let pd = Rc::new(Pd { ptr, context, anchor });
         Ok(Rc::new(Self { arenas: RefCell::default(), pd, limits, access }))
     }
 
@@ -118,6 +121,11 @@ impl Domain {
     /// Whether a connection is on the device of this domain.
     pub(crate) fn is_of(&self, id: &CmId) -> bool {
         id.context() == Some(self.pd.context)
+    }
+
+    /// How events that tell of the device's removal name it.
+    pub(crate) fn key(&self) -> CmKey {
+        self.pd.anchor.key()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -8,7 +8,8 @@ use fabrics::host::ReconnectPolicy;
 use nvme::{HostId, Nqn};
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use transport::tcp::host::HostConfig;
+use transport::TransportKind;
+use transport::host::HostConfig;
 use uuid::Uuid;
 
 use super::{done, pcie};
@@ -16,9 +17,10 @@ use crate::described;
 use crate::device::nvmf::{AttachError, ControllerState, NvmfConfig};
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
+use crate::rpc::methods::nvmf::transport_name;
 use crate::rpc::notify::Topic;
 
-/// The port of NVMe/TCP (NVMe-TCP 1.0 §3.1).
+/// The port of NVMe-oF, over TCP (NVMe-TCP 1.0 §3.1) and RDMA.
 const PORT: u16 = 4420;
 /// Longest time to connect when a controller is attached and whenever it is connected again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +36,7 @@ described! {
     pub(super) struct Attach {
         /// Its name here: its namespaces become the devices `NAMEn1`, `NAMEn2`, ….
         name: String,
-        /// How it is reached: `TCP`, or `PCIe` for a device of this machine in a build with SPDK.
+        /// How it is reached: `TCP`, `RDMA`, or `PCIe` for a device of this machine in a build with SPDK.
         trtype: String,
         /// IP address, or PCI address such as `0000:01:00.0`.
         traddr: String,
@@ -58,9 +60,9 @@ described! {
         reconnect_delay_sec: Option<u32>,
         /// Seconds for which I/O waits for a lost connection before it fails with a path error. Default 0: at once.
         fast_io_fail_timeout_sec: Option<u32>,
-        /// Header digests. Default `false`.
+        /// Header digests, over TCP. Default `false`.
         hdgst: Option<bool>,
-        /// Data digests. Default `false`.
+        /// Data digests, over TCP. Default `false`.
         ddgst: Option<bool>,
     }
 }
@@ -109,11 +111,12 @@ fn refused(error: &AttachError) -> RpcError {
 /// Attaches by the transport that is named.
 pub(super) fn attach(control: &Control, params: Attach) -> RpcResult {
     let names = match params.trtype.to_ascii_uppercase().as_str() {
-        "TCP" => attach_tcp(control, params)?,
+        "TCP" => attach_remote(control, TransportKind::Tcp, params)?,
+        "RDMA" => attach_remote(control, TransportKind::Rdma, params)?,
         "PCIE" => attach_pcie(control, params)?,
         _ => {
             return Err(RpcError::invalid_params(format_args!(
-                "trtype `{}`; there are TCP and PCIe",
+                "trtype `{}`; there are TCP, RDMA and PCIe",
                 params.trtype
             )));
         }
@@ -138,11 +141,11 @@ fn attach_pcie(control: &Control, params: Attach) -> Result<Vec<String>, RpcErro
     pcie::attach(control, params)
 }
 
-fn attach_tcp(control: &Control, params: Attach) -> Result<Vec<String>, RpcError> {
+fn attach_remote(control: &Control, kind: TransportKind, params: Attach) -> Result<Vec<String>, RpcError> {
     if pcie::has(control, &params.name) {
         return Err(refused(&AttachError::Exists { name: params.name }));
     }
-    let config = tcp_config(params)?;
+    let config = remote_config(kind, params)?;
     let target = Arc::downgrade(control.shared_target());
     let resized = Arc::new(move |device: &str| {
         if let Some(target) = target.upgrade() {
@@ -152,7 +155,14 @@ fn attach_tcp(control: &Control, params: Attach) -> Result<Vec<String>, RpcError
     control.controllers.attach(config, &control.devices, resized).map_err(|error| refused(&error))
 }
 
-fn tcp_config(params: Attach) -> Result<NvmfConfig, RpcError> {
+fn remote_config(kind: TransportKind, params: Attach) -> Result<NvmfConfig, RpcError> {
+    if kind == TransportKind::Rdma {
+        // The link has checksums of its own.
+        super::must_be_nothing(&[
+            ("hdgst", params.hdgst.unwrap_or(false)),
+            ("ddgst", params.ddgst.unwrap_or(false)),
+        ])?;
+    }
     super::must_be_nothing(&[(
         "hostsvcid",
         params.hostsvcid.is_some_and(|port| !["", "0"].contains(&&*port)),
@@ -170,6 +180,7 @@ fn tcp_config(params: Attach) -> Result<NvmfConfig, RpcError> {
     let subnqn = nqn(&subnqn)?;
     let (hostnqn, hostid) = identity(params.hostnqn.as_deref().map(nqn).transpose()?, params.hostid);
     let mut host = HostConfig::new(SocketAddr::new(ip, port), hostnqn, hostid, subnqn);
+    host.transport = kind;
     host.header_digest = params.hdgst.unwrap_or(false);
     host.data_digest = params.ddgst.unwrap_or(false);
     host.connect_timeout = CONNECT_TIMEOUT;
@@ -264,7 +275,7 @@ fn show(config: &NvmfConfig, state: &ControllerState) -> Value {
         "ctrlrs": [{
             "state": state,
             "trid": {
-                "trtype": "TCP",
+                "trtype": transport_name(config.host.transport),
                 "adrfam": if config.host.remote.is_ipv4() { "IPv4" } else { "IPv6" },
                 "traddr": config.host.remote.ip().to_string(),
                 "trsvcid": config.host.remote.port().to_string(),
@@ -286,7 +297,7 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
         let seconds = |ns: u64| ns / fabrics::NS_PER_S;
         let mut params = json!({
             "name": name,
-            "trtype": "TCP",
+            "trtype": transport_name(host.transport),
             "traddr": host.remote.ip().to_string(),
             "trsvcid": host.remote.port().to_string(),
             "subnqn": host.bringup.subnqn.as_str(),

@@ -30,7 +30,8 @@ pub(super) fn transport(name: &str) -> Result<TransportKind, RpcError> {
     Err(RpcError::invalid_params(format_args!("transport type `{name}`; there are TCP and RDMA")))
 }
 
-pub(super) const fn transport_name(kind: TransportKind) -> &'static str {
+/// A transport as SPDK shows it.
+pub(in crate::rpc::methods) const fn transport_name(kind: TransportKind) -> &'static str {
     match kind {
         TransportKind::Tcp => "TCP",
         TransportKind::Rdma => "RDMA",

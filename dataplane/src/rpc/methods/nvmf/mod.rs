@@ -7,6 +7,7 @@ mod query;
 mod render;
 mod saved;
 
+pub(super) use address::transport_name;
 pub(super) use saved::saved;
 
 use params::{

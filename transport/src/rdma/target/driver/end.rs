@@ -1,12 +1,15 @@
 //! How connections end: by the peer, by an error, by the service, by time, by a drain.
 
+use std::rc::Rc;
+
 use fabrics::Now;
 use fabrics::rdma::CloseReason as MachineReason;
 use reactors::reply::Replier;
 
 use super::{RdmaTargetPoller, TICK_NS};
 use crate::drain::after;
-use crate::rdma::target::connection::{DRAIN_TIME_MAX, FLUSH_TIME_MAX, Phase};
+use crate::rdma::target::connection::{Connection, DRAIN_TIME_MAX, FLUSH_TIME_MAX, Phase};
+use crate::rdma::verbs::CmKey;
 use crate::{CloseReason, ConnId, TargetService};
 
 impl<S: TargetService> RdmaTargetPoller<S> {
@@ -31,6 +34,18 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             self.release(id);
         } else {
             self.deadline = self.deadline.min(deadline);
+        }
+    }
+
+    /// A device goes away: so do its connections, whether they are told or not.
+    pub(super) fn on_device_removed(&mut self, key: CmKey, now: Now) {
+        let Some(domain) = self.devices.forget(key) else { return };
+        let there = |connection: &Connection<S::Queue>| Rc::ptr_eq(connection.qp.domain(), &domain);
+        let ids: Vec<_> =
+            self.connections.iter().filter(|(_, connection)| there(connection)).map(|(id, _)| id).collect();
+        tracing::warn!(connections = ids.len(), "an RDMA device is removed");
+        for id in ids {
+            self.end(id, CloseReason::LinkFailed(libc::ENODEV), now);
         }
     }
 

@@ -245,18 +245,16 @@ impl<S: TargetService> RdmaTargetPoller<S> {
     }
 
     fn on_event(&mut self, event: &CmEvent, now: Now) {
+        if matches!(event.kind, CmEventKind::DeviceRemoved) {
+            self.on_device_removed(event.id, now);
+        }
         let Some(&id) = self.by_key.get(&event.id) else { return };
         match event.kind {
             CmEventKind::Disconnected => self.end(id, CloseReason::PeerClosed, now),
             CmEventKind::Rejected(_) | CmEventKind::Failed | CmEventKind::AddressChanged => {
                 self.end(id, CloseReason::LinkFailed(event.status.abs()), now);
             }
-            CmEventKind::DeviceRemoved => {
-                if let Some(connection) = self.connections.get_mut(id) {
-                    self.devices.forget(connection.qp.domain());
-                }
-                self.end(id, CloseReason::LinkFailed(libc::ENODEV), now);
-            }
+            CmEventKind::DeviceRemoved => self.end(id, CloseReason::LinkFailed(libc::ENODEV), now),
             _ => {}
         }
     }
