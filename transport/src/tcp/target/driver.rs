@@ -1,6 +1,7 @@
 //! The driver of one reactor: reads its connections, lets the service work, sends once per connection and turn.
 //!
-//! Turn: messages → hot connections → epoll → blocked connections → `service.poll` → sends → timers. A connection is
+//! Turn: messages → hot connections → epoll → blocked connections → `service.poll` → sends → timers. Only what a lone
+//! connection is answered at once leaves before epoll is asked. A connection is
 //! *hot* while bytes came lately: it is received from in every turn without asking. Every other one costs nothing until
 //! epoll names it. All that are not hot, and all during a sleep, are registered level-triggered, so a sleep or a missed guess
 //! loses nothing.
@@ -149,6 +150,7 @@ impl<S: TargetService> TcpTargetPoller<S> {
         self.busy = false;
         self.take_messages(now);
         self.read_hot(now);
+        self.send_answered(now);
         self.read_ready(now);
         self.retry_blocked(now);
         self.poll_service(now);

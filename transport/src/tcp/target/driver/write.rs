@@ -18,6 +18,14 @@ impl<S: TargetService> TcpTargetPoller<S> {
         });
     }
 
+    /// Sends to a lone connection whose commands are all answered: nothing that the rest of the turn does could go with it.
+    pub(super) fn send_answered(&mut self, now: Now) {
+        let ([hot], [dirty]) = (&self.hot[..], &self.dirty[..]) else { return };
+        if hot == dirty && self.connections.get_mut(*hot).is_some_and(|connection| connection.pending == 0) {
+            self.send_dirty(now);
+        }
+    }
+
     /// Sends to every connection that has something, once.
     pub(super) fn send_dirty(&mut self, now: Now) {
         std::mem::swap(&mut self.dirty, &mut self.sending);
