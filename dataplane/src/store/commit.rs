@@ -31,7 +31,8 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) enum Next {
     Flush,
-    Write(Vec<(u64, Box<Bytes>)>),
+    /// So many of [`Log::next_sealed`].
+    Write(usize),
     Durable,
     Nothing,
 }
@@ -47,6 +48,8 @@ pub(crate) struct Log {
     /// First record of the open block.
     open_first: Lsn,
     sealed: VecDeque<(u64, Box<Bytes>)>,
+    /// Memory for log blocks.
+    spare: Vec<Box<Bytes>>,
     phase: Phase,
     /// Blocks before this position are on the media.
     written: u64,
@@ -67,6 +70,7 @@ impl Log {
             open: LogBlock::default(),
             open_first: lsn.next(),
             sealed: VecDeque::with_capacity(PENDING_MAX),
+            spare: Vec::with_capacity(PENDING_MAX),
             phase: Phase::Idle,
             written: position,
             end: position,
@@ -122,6 +126,18 @@ impl Log {
         self.open.push(record);
     }
 
+    /// The next block that a commit writes.
+    pub(crate) fn next_sealed(&mut self) -> Option<(u64, Box<Bytes>)> {
+        self.sealed.pop_front()
+    }
+
+    /// Keeps memory for log blocks.
+    pub(crate) fn recycle(&mut self, bytes: Box<Bytes>) {
+        if self.spare.len() < PENDING_MAX {
+            self.spare.push(bytes);
+        }
+    }
+
     fn seal(&mut self) {
         let header = LogHeader {
             incarnation: self.incarnation,
@@ -129,7 +145,8 @@ impl Log {
             lsn: self.open_first,
             committed: self.written,
         };
-        let bytes = std::mem::take(&mut self.open).seal(header);
+        let next = self.spare.pop().map_or_else(LogBlock::default, LogBlock::in_place_of);
+        let bytes = std::mem::replace(&mut self.open, next).seal(header);
         self.sealed.push_back((self.position, bytes));
         self.position += 1;
     }
@@ -156,7 +173,7 @@ impl Log {
             Phase::Flushing { blocks: 0 } => return self.done(),
             Phase::Flushing { blocks } => {
                 self.phase = Phase::Writing { left: blocks };
-                return Next::Write(self.sealed.drain(..blocks).collect());
+                return Next::Write(blocks);
             }
             Phase::Writing { left: 1 } => return self.done(),
             Phase::Writing { left } => Phase::Writing { left: left - 1 },

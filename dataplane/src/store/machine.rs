@@ -195,6 +195,11 @@ impl Store {
         self.requests.pop_front()
     }
 
+    /// Takes the memory of a [`RequestOp::WriteMeta`] back, so that the next one need not allocate any.
+    pub fn recycle(&mut self, bytes: Box<Bytes>) {
+        self.log.recycle(bytes);
+    }
+
     /// The next thing to tell.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -354,7 +359,8 @@ impl Store {
             Next::Nothing => {}
             Next::Flush => self.request(Purpose::Log, RequestOp::Flush),
             Next::Write(blocks) => {
-                for (position, bytes) in blocks {
+                for _ in 0..blocks {
+                    let Some((position, bytes)) = self.log.next_sealed() else { break };
                     let block = self.state.layout.log(position);
                     self.request(Purpose::Log, RequestOp::WriteMeta { block, bytes, fua: true });
                 }

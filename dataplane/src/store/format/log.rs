@@ -182,6 +182,13 @@ impl Default for LogBlock {
 }
 
 impl LogBlock {
+    /// An empty block in memory that held something else.
+    pub fn in_place_of(bytes: Box<Bytes>) -> Self {
+        let mut block = Self { bytes, used: HEADER_BYTES, records: 0 };
+        block.bytes[..HEADER_BYTES].fill(0);
+        block
+    }
+
     /// Records in it.
     pub fn records(&self) -> u16 {
         self.records
