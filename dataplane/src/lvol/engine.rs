@@ -336,6 +336,7 @@ impl Engine {
             RequestOp::WriteMeta { block, bytes, fua } => match self.meta_buffer() {
                 Some(mut buffer) => {
                     buffer.copy_in(0, &bytes[..]);
+                    self.store.recycle(bytes);
                     let kind = if fua && !self.fua { MetaKind::Through } else { MetaKind::Plain };
                     (kind, Op::Write { lba: self.lane.lba(block), buffer, fua: fua && self.fua })
                 }
