@@ -183,3 +183,33 @@ fn the_command_makes_stores_and_volumes_and_refuses_what_loses_data() {
     let socket = "/nonexistent/socket";
     assert_eq!(pollux(&daemon, &["volume", "list", "--rpc-socket", socket]).0, Some(3));
 }
+
+#[test]
+fn the_command_gives_a_store_the_rest_of_a_file_that_became_larger() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let disk = folder.path().join("disk");
+    let path = disk.to_str().expect("a path");
+    let daemon = Daemon::start(&[]);
+    let create = json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20});
+    daemon.call("bdev_uring_create", create).expect("created");
+    ok(&daemon, &["store", "create", "disk", "fast"]);
+    ok(&daemon, &["volume", "create", "fast/v", "64M"]);
+    assert_eq!(pollux(&daemon, &["volume", "create", "fast/w", "64M", "--reserve"]).0, Some(1));
+    ok(&daemon, &["store", "grow", "fast"]);
+    std::fs::OpenOptions::new().write(true).open(&disk).expect("open").set_len(160 << 20).expect("larger");
+    ok(&daemon, &["store", "grow", "fast"]);
+    ok(&daemon, &["volume", "create", "fast/w", "64M", "--reserve"]);
+    ok(&daemon, &["store", "rename", "fast", "wide"]);
+    let (code, text) = pollux(&daemon, &["store", "grow", "fast"]);
+    assert!(code == Some(1) && text.contains("no store fast"), "{code:?} {text}");
+
+    daemon.call("bdev_uring_delete", json!({"name": "disk"})).expect("deleted");
+    assert!(ok(&daemon, &["store", "check", "--data", path]).starts_with("sound: 2 volumes"));
+    let dumped: Value = serde_json::from_str(&ok(&daemon, &["store", "dump", "--json", path])).expect("JSON");
+    let sizes = (&dumped["name"], &dumped["blocks"], &dumped["earlier_blocks"]);
+    assert_eq!(sizes, (&json!("wide"), &json!(40_960), &json!([16_384])));
+    daemon.call("bdev_uring_create", json!({"name": "disk", "filename": disk})).expect("created");
+    ok(&daemon, &["store", "destroy", "wide", "--force"]);
+    daemon.call("bdev_uring_delete", json!({"name": "disk"})).expect("deleted");
+    assert!(pollux(&daemon, &["store", "check", path]).1.contains("not a store"));
+}

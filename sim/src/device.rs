@@ -35,6 +35,11 @@ impl Device {
         Self { blocks, stable: HashMap::new(), visible: HashMap::new(), cached: VecDeque::new(), sequence: 0 }
     }
 
+    /// The device has more blocks from now on.
+    pub fn grow(&mut self, blocks: u64) {
+        self.blocks += blocks;
+    }
+
     /// Where the cache is now: [`Self::flush_to`] covers what was written before.
     pub fn mark(&self) -> u64 {
         self.sequence

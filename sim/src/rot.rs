@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use dataplane::store::format::{Bytes, CheckpointHeader, Layout, SuperblockV1, crc32c};
+use dataplane::store::format::{Bytes, CheckpointHeader, Region, SuperblockV1, crc32c};
 use dataplane::store::{
     BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Command, Control, Event, Failure, Finished, Media, OpenError,
     Operation, Progress, Request, RequestOp, Store, VolumeBlock, VolumeId, VolumeInfo, VolumeKind, check,
@@ -32,7 +32,7 @@ const FREED_MAX: u32 = 2_000;
 /// Where the bit lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// A superblock or a checkpoint: there are two of each.
+    /// A superblock or a checkpoint, of which there are two each, or what was one before the store grew.
     Twice,
     Log,
     Counts,
@@ -53,27 +53,24 @@ fn pick(device: &mut Device, rng: &mut Rng) -> Option<(Block, Place)> {
     let mut bytes = [0; BLOCK_BYTES];
     device.read(Block(0), &mut bytes).ok()?;
     let (_, layout) = SuperblockV1::decode(&bytes).ok()?;
-    let checkpoints = 1 + 2 * layout.checkpoint_blocks();
-    let (first, end) = match rng.u8(0..5) {
-        0 => (0, checkpoints),
-        1 => (checkpoints, checkpoints + layout.log_blocks),
-        2 => (checkpoints + layout.log_blocks, layout.data_start().0),
-        _ => (layout.data_start().0, layout.data_end().0),
+    // While the device is larger than the store, there is one superblock where it is looked for.
+    let twice = if layout.blocks() == device.blocks() { 0 } else { 1 };
+    let wanted = match rng.u8(0..5) {
+        0 => Place::Twice,
+        1 => Place::Log,
+        2 => Place::Counts,
+        _ => Place::Blocks,
     };
-    let written: Vec<u64> = device.written(first..end).collect();
+    let place = |block| match layout.region(Block(block))? {
+        Region::Superblock | Region::Checkpoint | Region::Unused => Some(Place::Twice),
+        Region::Log => Some(Place::Log),
+        Region::Counts => Some(Place::Counts),
+        Region::Data => Some(Place::Blocks),
+    };
+    let there = device.written(twice..layout.blocks()).filter(|block| place(*block) == Some(wanted));
+    let written: Vec<u64> = there.collect();
     let block = Block(*written.get(rng.usize(..written.len().max(1)))?);
-    Some((block, place_of(&layout, block)))
-}
-
-fn place_of(layout: &Layout, block: Block) -> Place {
-    let checkpoints = 1 + 2 * layout.checkpoint_blocks();
-    match block.0 {
-        at if at < checkpoints => Place::Twice,
-        at if at < checkpoints + layout.log_blocks => Place::Log,
-        at if at < layout.data_start().0 => Place::Counts,
-        at if at < layout.data_end().0 => Place::Blocks,
-        _ => Place::Twice,
-    }
+    Some((block, wanted))
 }
 
 fn survive(mut device: Device, model: &Model, place: Place, rng: &mut Rng) -> Check {
@@ -147,8 +144,10 @@ fn use_all(store: &mut Store, device: &mut Device, state: &Rc<State>) -> Check {
 
 fn newest_seq(device: &mut Device) -> Option<u64> {
     let mut bytes = [0; BLOCK_BYTES];
-    device.read(Block(1), &mut bytes).ok()?;
-    CheckpointHeader::decode(&bytes).ok().map(|header| header.seq)
+    device.read(Block(0), &mut bytes).ok()?;
+    let (_, layout) = SuperblockV1::decode(&bytes).ok()?;
+    let headers = [0, 1].map(|parity| CheckpointHeader::decode(&device.block(layout.checkpoint(parity))));
+    headers.into_iter().flatten().map(|header| header.seq).max()
 }
 
 /// Reads a volume block by block where it is small; counts what fails. Data that was not written is an error.

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use dataplane::store::format::{Bytes, crc32c};
 use dataplane::store::{
-    BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, Limits, Lsn, Operation,
-    Request, RequestOp, Store, VolumeBlock, VolumeId, create, open,
+    BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, GrowError, Limits, Lsn,
+    Media, Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open,
 };
 use fastrand::Rng;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ use crate::workload::{Action, Workload};
 /// Small, so that pages come and go, slots run out and checkpoints are frequent.
 pub(crate) const LIMITS: Limits = Limits { commands: 8, map_pages: 16, counts_pages: 2, frames: 96 };
 const VOLUMES: u32 = 20;
+/// One step in so many makes the device larger.
+const GROWS: u16 = 200;
 /// Bits that flip after each life, each on a device of its own.
 const ROTS: u32 = 6;
 const LIVES: u32 = 3;
@@ -41,12 +43,22 @@ pub struct Outcome {
     pub full: u64,
     /// Records of the log.
     pub records: u64,
+    /// Times that a store began to grow with its device.
+    pub grown: u64,
+    /// Reads of metadata that failed.
+    pub lookups: u64,
+    /// Commands that failed because of them.
+    pub unreachable: u64,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { deaths, commands, full, records } = self;
-        write!(f, "{commands} commands, {records} records, {full} met a full store; {deaths} power failures")
+        let Self { deaths, commands, full, records, grown, lookups, unreachable } = self;
+        write!(
+            f,
+            "{commands} commands, {records} records, {full} met a full store, {grown} growths; \
+             {unreachable} failed by {lookups} failed reads of metadata; {deaths} power failures"
+        )
     }
 }
 
@@ -56,6 +68,9 @@ impl std::ops::AddAssign for Outcome {
         self.commands += other.commands;
         self.full += other.full;
         self.records += other.records;
+        self.grown += other.grown;
+        self.lookups += other.lookups;
+        self.unreachable += other.unreachable;
     }
 }
 
@@ -119,16 +134,33 @@ fn run_lives(seed: u64, commands: u32) -> Check<Outcome> {
 /// What goes wrong in a life, apart from power. One request in so many; 0 for none.
 #[derive(Clone, Copy, Default, Debug)]
 struct Faults {
+    /// Reads and writes of data.
     data: u32,
+    /// Writes of metadata, and flushes.
     metadata: u32,
+    /// Reads of metadata: for as long as the store is open, what needs them fails.
+    lookups: u32,
 }
 
 impl Faults {
     fn of(seed: u64, life: u32) -> Self {
         match (seed % 8, life) {
-            (3, _) => Self { data: 40, metadata: 0 },
-            (7, 0 | 1) => Self { data: 200, metadata: 300 },
+            (3, _) => Self { data: 40, ..Self::default() },
+            (5, _) => Self { lookups: 15, ..Self::default() },
+            (7, 0 | 1) => Self { data: 200, metadata: 300, lookups: 0 },
             _ => Self::default(),
+        }
+    }
+}
+
+impl Faults {
+    fn for_request(&self, op: &RequestOp) -> u32 {
+        match op {
+            RequestOp::ReadMeta { .. } => self.lookups,
+            RequestOp::WriteMeta { .. } | RequestOp::Flush => self.metadata,
+            RequestOp::ReadData { .. } | RequestOp::WriteData { .. } | RequestOp::ZeroData { .. } => {
+                self.data
+            }
         }
     }
 }
@@ -173,11 +205,23 @@ struct Life<'a> {
     sent: HashMap<u64, Sent>,
     under_way: Vec<UnderWay>,
     tags: u64,
+    /// A page of the map, or of counts, could not be read: some commands fail until the store is opened again.
+    out_of_reach: bool,
 }
 
 impl<'a> Life<'a> {
     fn new(store: Store, device: Device, model: Model, faults: Faults, outcome: &'a mut Outcome) -> Self {
-        Self { store, device, model, faults, outcome, sent: HashMap::new(), under_way: Vec::new(), tags: 0 }
+        Self {
+            store,
+            device,
+            model,
+            faults,
+            outcome,
+            sent: HashMap::new(),
+            under_way: Vec::new(),
+            tags: 0,
+            out_of_reach: false,
+        }
     }
 
     fn live(&mut self, commands: u32, workload: &mut Workload, rng: &mut Rng) -> Check {
@@ -190,6 +234,8 @@ impl<'a> Life<'a> {
                 let action = workload.next(self.model.now(), rng);
                 self.send(action)?;
                 left -= 1;
+            } else if rng.u16(0..GROWS) == 0 {
+                self.grow(rng)?;
             } else {
                 self.step(rng)?;
             }
@@ -197,10 +243,27 @@ impl<'a> Life<'a> {
         Err("commands wait for ever".to_owned())
     }
 
+    /// The device becomes larger, and the store is to follow. The same when that is not enough for more of a store.
+    fn grow(&mut self, rng: &mut Rng) -> Check {
+        self.device.grow(rng.u64(1..400));
+        let before = self.store.layout().blocks();
+        match self.store.grow(self.device.blocks(), "") {
+            Ok(()) => self.outcome.grown += 1,
+            Err(GrowError::TooLittle { .. } | GrowError::TooOften | GrowError::Busy | GrowError::Stopped) => {
+            }
+            Err(error) => return Err(format!("from {before} to {}: {error}", self.device.blocks())),
+        }
+        Ok(())
+    }
+
     /// Ends everything under way, without new commands.
     fn drain(&mut self, rng: &mut Rng) -> Check {
         for _ in 0..STEPS_MAX {
-            if self.sent.is_empty() && self.under_way.is_empty() && self.store.is_idle() {
+            if self.sent.is_empty()
+                && self.under_way.is_empty()
+                && self.store.is_idle()
+                && !self.store.is_growing()
+            {
                 return Ok(());
             }
             self.step(rng)?;
@@ -295,10 +358,14 @@ impl<'a> Life<'a> {
 
     fn carry_out(&mut self, under_way: UnderWay, rng: &mut Rng) {
         let UnderWay { request: Request { id, op }, mark } = under_way;
-        let fails = strikes(if is_data(&op) { self.faults.data } else { self.faults.metadata }, rng);
+        let fails = strikes(self.faults.for_request(&op), rng);
         let mut sums = Vec::new();
         let mut bytes = Rc::new([0; BLOCK_BYTES]);
         match op {
+            RequestOp::ReadMeta { .. } if fails => {
+                self.out_of_reach = true;
+                self.outcome.lookups += 1;
+            }
             RequestOp::ReadMeta { block } => bytes = self.device.block(block),
             RequestOp::ReadData { .. } if fails => {}
             RequestOp::ReadData { tag, offset, block, blocks } => {
@@ -323,10 +390,9 @@ impl<'a> Life<'a> {
             RequestOp::Flush => self.device.flush_to(mark),
         }
         let finished = match op {
-            // Metadata is read whenever it can be: what happens when it cannot is another test's.
-            RequestOp::ReadMeta { .. } => Finished::Meta(&bytes),
             RequestOp::ZeroData { .. } => Finished::Done,
             _ if fails => Finished::Failed,
+            RequestOp::ReadMeta { .. } => Finished::Meta(&bytes),
             RequestOp::ReadData { .. } => Finished::Sums(&sums),
             _ => Finished::Done,
         };
@@ -400,7 +466,9 @@ impl<'a> Life<'a> {
 
     fn expect(&mut self, failure: Failure, sent: &Sent) -> Check {
         match failure {
-            Failure::Full if matches!(sent, Sent::Change { promised: true, change, .. } if self.is_promised(change)) =>
+            Failure::Full
+                if !self.out_of_reach
+                    && matches!(sent, Sent::Change { promised: true, change, .. } if self.is_promised(change)) =>
             {
                 return Err("a write whose space was promised met a full store".to_owned());
             }
@@ -409,7 +477,8 @@ impl<'a> Life<'a> {
             Failure::TooManyVolumes | Failure::NameTaken => {}
             Failure::WouldLoseData | Failure::ChecksumsDiffer => {}
             Failure::Media if self.faults.data > 0 => {}
-            Failure::Stopped if self.faults.metadata > 0 => {}
+            Failure::Stopped if self.faults.metadata > 0 || self.out_of_reach => {}
+            Failure::Corrupt if self.out_of_reach => self.outcome.unreachable += 1,
             failure => return Err(format!("a command failed without reason: {failure}")),
         }
         Ok(())
@@ -434,7 +503,7 @@ impl<'a> Life<'a> {
     fn die(mut self, rng: &mut Rng) -> Check<(Device, Model)> {
         if rng.bool() && !self.store.is_stopped() {
             self.drain(rng)?;
-            if !self.store.is_stopped() {
+            if !self.store.is_stopped() && !self.out_of_reach {
                 live_volumes(&mut self.store, &self.device, &self.model)?;
             }
         }
@@ -471,8 +540,4 @@ impl<'a> Life<'a> {
             Err(format!("space is lost with the last volume: {counters:?}"))
         }
     }
-}
-
-fn is_data(op: &RequestOp) -> bool {
-    matches!(op, RequestOp::ReadData { .. } | RequestOp::WriteData { .. } | RequestOp::ZeroData { .. })
 }

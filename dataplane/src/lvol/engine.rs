@@ -18,8 +18,8 @@ use super::port::Port;
 use super::walks::{Copying, Walk, Walks};
 use crate::device::{Io, Op};
 use crate::store::{
-    BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, Operation, Request,
-    RequestId, RequestOp, Store, VolumeId,
+    BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, GrowError, Operation,
+    Request, RequestId, RequestOp, Store, VolumeId,
 };
 
 /// Which lane a tag of the machine belongs to, in its upper half: the owner's own.
@@ -40,6 +40,9 @@ const SPARE_BUFFERS: usize = 16;
 
 /// What a control call ends with.
 pub(super) type Answered = Result<Option<VolumeId>, Failure>;
+
+/// What growing ends with.
+pub(super) type Grown = Result<(), GrowError>;
 
 /// What the owner tells of a store's space, in blocks, for whoever looks.
 #[derive(Default)]
@@ -101,6 +104,8 @@ pub(super) struct Engine {
     /// Metadata requests for which there was no buffer, or that were too many.
     starved: VecDeque<Request>,
     controls: Vec<Option<Replier<Answered>>>,
+    /// Who waits for the store to have grown.
+    growing: Option<Replier<Grown>>,
     /// Who waits for the store to be closed.
     closing: Option<Replier<()>>,
     pub(super) pool: DmaPool,
@@ -138,6 +143,7 @@ impl Engine {
             spare: (0..SPARE_BUFFERS).map_while(|_| pool.alloc_io(BLOCK_BYTES)).collect(),
             starved: VecDeque::new(),
             controls: Vec::new(),
+            growing: None,
             closing: None,
             pool,
             fua,
@@ -170,6 +176,18 @@ impl Engine {
                 self.stirred = true;
             }
             Err(failure) => replier.reply(Err(failure)),
+        }
+    }
+
+    /// The store is to use so many blocks of its device; `replier` hears when it does.
+    pub(super) fn grow(&mut self, blocks: u64, name: &str, replier: Replier<Grown>) {
+        match self.store.grow(blocks, name) {
+            Ok(()) => {
+                self.growing = Some(replier);
+                self.stirred = true;
+                self.progress();
+            }
+            Err(error) => replier.reply(Err(error)),
         }
     }
 
@@ -480,6 +498,11 @@ impl Engine {
         }
         if busy {
             self.gauges.publish(&self.store);
+        }
+        if !self.store.is_growing()
+            && let Some(replier) = self.growing.take()
+        {
+            replier.reply(if self.store.is_stopped() { Err(GrowError::Stopped) } else { Ok(()) });
         }
         busy
     }

@@ -6,7 +6,7 @@ use reactors::reply::Canceled;
 use super::media::MediaOpenError;
 use super::signature::Content;
 use crate::device::DeviceError;
-use crate::store::{Failure, MediaError, OpenError};
+use crate::store::{Failure, GrowError, MediaError, OpenError};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,9 @@ pub enum StoreError {
     /// The store refused.
     #[error(transparent)]
     Refused(#[from] Failure),
+    /// The store does not grow.
+    #[error(transparent)]
+    Grow(#[from] GrowError),
     /// The store could not be made or opened.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -29,7 +29,7 @@ mod walks;
 mod tests;
 
 pub use error::StoreError;
-pub use inspect::{Dump, dump};
+pub use inspect::dump;
 pub use media::{DeviceMedia, MediaOpenError};
 pub use set::{CreateStore, OpenStore, StoreSet, StoreSpace, StoreSummary, Volume};
 pub use signature::{Content, content};

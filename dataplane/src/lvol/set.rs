@@ -18,8 +18,8 @@ use super::walks::Walk;
 use crate::device::{Claim, ClaimKind, Device, DeviceError, DeviceRegistry};
 use crate::store::format::{Bytes, FormatError, STORE_NAME_BYTES, SuperblockV1};
 use crate::store::{
-    self, BLOCK_BYTES, Block, Control, Counters, CreateOptions, Failure, Limits, Media, OpenError, VolumeId,
-    VolumeInfo,
+    self, BLOCK_BYTES, Block, Control, Counters, CreateOptions, Failure, GrowError, Limits, Media, OpenError,
+    VolumeId, VolumeInfo,
 };
 
 /// Commands of a store at a time, over all reactors.
@@ -439,7 +439,7 @@ impl StoreSet {
         self.take_off(store)?;
         let _claim = locked(&store.claim).take();
         let mut media = DeviceMedia::open(store.base.as_ref())?;
-        for block in superblocks(&mut media)? {
+        for block in superblocks(&mut media)?.1 {
             media.write(block, &[0; BLOCK_BYTES])?;
         }
         Ok(media.flush()?)
@@ -462,6 +462,27 @@ impl StoreSet {
             store.set_alias(&volume);
         }
         Ok(())
+    }
+
+    /// Gives a store the rest of its device, however large that is now. Hosts go on meanwhile; changes wait for a moment.
+    ///
+    /// # Errors
+    /// When too little came, or the device fails.
+    pub fn grow(&self, store: &Arc<OpenStore>) -> Result<(), StoreError> {
+        store.base.rescan()?;
+        let mut media = DeviceMedia::open(store.base.as_ref())?;
+        let (blocks, name) = (media.blocks(), read_name(&mut media)?);
+        drop(media);
+        let (replier, reply) = reply::channel();
+        {
+            let installed = locked(&store.installed);
+            let installed = installed.as_ref().ok_or_else(|| StoreError::NoStore { name: store.name() })?;
+            installed.on_owner(move |engine| engine.grow(blocks, &name, replier))?.wait()?;
+        }
+        match reply.wait()? {
+            Ok(()) | Err(GrowError::Nothing { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn refuse_name(&self, name: &str) -> Result<(), StoreError> {
@@ -515,12 +536,13 @@ pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Where the superblocks of the store on a device lie: the last first.
-fn superblocks(media: &mut DeviceMedia) -> Result<[Block; 2], StoreError> {
+/// The superblock of the store on a device, and where it lies: the last places first. A device that is larger than its store
+/// has one at its end, too.
+fn superblocks(media: &mut DeviceMedia) -> Result<(Bytes, [Block; 3]), StoreError> {
     let mut bytes: Bytes = [0; BLOCK_BYTES];
     media.read(Block(0), &mut bytes)?;
     let (_, layout) = SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)?;
-    Ok([layout.data_end(), Block(0)])
+    Ok((bytes, [Block(media.blocks() - 1), layout.data_end(), Block(0)]))
 }
 
 fn read_name(media: &mut DeviceMedia) -> Result<String, StoreError> {
@@ -533,12 +555,11 @@ fn read_name(media: &mut DeviceMedia) -> Result<String, StoreError> {
     Ok(SuperblockV1::name(&bytes).to_owned())
 }
 
-/// Writes a name into both superblocks, one after the other: one of them is whole at any time.
+/// Writes a name into the superblocks, one after the other: one of them is whole at any time.
 fn write_name(media: &mut DeviceMedia, name: &str) -> Result<(), StoreError> {
-    for block in superblocks(media)? {
-        let mut bytes: Bytes = [0; BLOCK_BYTES];
-        media.read(block, &mut bytes)?;
-        SuperblockV1::rename(&mut bytes, name).ok_or_else(|| StoreError::Name { name: name.into() })?;
+    let (mut bytes, places) = superblocks(media)?;
+    SuperblockV1::rename(&mut bytes, name).ok_or_else(|| StoreError::Name { name: name.into() })?;
+    for block in places {
         media.write(block, &bytes)?;
         media.flush()?;
     }

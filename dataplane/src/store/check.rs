@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::cache::{Stop, Target};
-use super::format::{Layout, MapPage, VolumeEntry, crc32c};
+use super::format::{Layout, MapPage, SuperblockV1, VolumeEntry, crc32c};
 use super::machine::Limits;
 use super::open::{Media, OpenError};
-use super::recover::{load, read_missing};
+use super::recover::{load, read_missing, superblock};
 use super::state::{Counters, State, VolumeInfo};
 use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 
@@ -83,6 +83,8 @@ pub struct Report {
 /// What a store holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Contents {
+    /// Name; empty when it has none.
+    pub name: String,
     /// Identity.
     pub uuid: uuid::Uuid,
     /// Where everything lies.
@@ -97,9 +99,10 @@ pub struct Contents {
 
 /// Reads what a store holds, without its maps.
 pub fn contents(media: &mut impl Media, limits: Limits) -> Result<Contents, OpenError> {
+    let name = SuperblockV1::name(&superblock(media)?.bytes).to_owned();
     let (state, _, _) = load(media, limits)?;
-    let (uuid, layout, lsn) = (state.uuid, state.layout, state.lsn);
-    Ok(Contents { uuid, layout, lsn, counters: state.counters(), volumes: state.infos().collect() })
+    let (counters, volumes) = (state.counters(), state.infos().collect());
+    Ok(Contents { name, uuid: state.uuid, lsn: state.lsn, layout: state.layout, counters, volumes })
 }
 
 /// Faults that a report names at most.
@@ -146,12 +149,12 @@ struct Tree {
 /// Checks the store on a device; with `data`, the checksum of every block as well. Takes two bytes of memory for each block.
 pub fn check(media: &mut impl Media, data: bool) -> Result<Report, OpenError> {
     let (state, _, _) = load(media, Limits::default())?;
-    let layout = state.layout;
+    let layout = state.layout.clone();
     let blocks = usize::try_from(layout.data_end().0 - layout.data_start().0).unwrap_or(usize::MAX);
     let references =
         References { start: layout.data_start().0, blocks: vec![0; blocks], frames: HashMap::new() };
     let mut walk = Walk { media, state, references, mapped: HashMap::new(), data, faults: Vec::new() };
-    for place in 0..layout.volumes {
+    for place in 0..layout.volumes() {
         walk.visit_volume(VolumeId(place));
     }
     let used = walk.compare_counts();

@@ -32,6 +32,11 @@ pub(crate) enum Phase {
         left: usize,
         header: CheckpointHeader,
     },
+    /// The store grows: the last superblock, then the first.
+    Superblocks {
+        left: usize,
+        header: CheckpointHeader,
+    },
 }
 
 /// Gives the last of `frames` a block, and goes on until none is left.
@@ -96,7 +101,7 @@ fn block_of(bytes: &[u8]) -> Box<Bytes> {
 }
 
 /// Blocks of a checkpoint's table and of its summary, from the payload read back.
-pub(crate) fn split<'a>(layout: &Layout, payload: &'a [Box<Bytes>]) -> (&'a [Box<Bytes>], &'a [Box<Bytes>]) {
+pub(crate) fn split<'a>(layout: &Layout, payload: &'a [Bytes]) -> (&'a [Bytes], &'a [Bytes]) {
     let table = usize::try_from(layout.table_blocks()).unwrap_or(usize::MAX);
     payload.split_at(table.min(payload.len()))
 }

@@ -12,7 +12,8 @@ use super::checkpoint::{self, Phase as Checkpoint};
 use super::command::{Command, Event, Failure};
 use super::commands::Slot;
 use super::commit::{Log, Next};
-use super::format::{Bytes, CheckpointHeader, CountsPage, MapPage, Record};
+use super::format::{Bytes, CheckpointHeader, CountsPage, Layout, MapPage, Record};
+use super::grow::Growth;
 use super::request::{Finished, Request, RequestId, RequestOp};
 use super::state::{Counters, State, VolumeInfo};
 use super::{Block, Lsn, VolumeId};
@@ -57,7 +58,8 @@ pub struct Store {
     placed: Vec<(FrameId, Block)>,
     /// Sequence number of the last checkpoint.
     seq: u64,
-    checkpoint_wanted: bool,
+    pub(crate) growth: Option<Growth>,
+    pub(crate) checkpoint_wanted: bool,
     commit_wanted: bool,
     pub(crate) slots: Vec<Slot>,
     free_slots: Vec<usize>,
@@ -86,6 +88,7 @@ impl Store {
             checkpoint: Checkpoint::Idle,
             placed: Vec::new(),
             seq: header.seq,
+            growth: None,
             checkpoint_wanted: false,
             commit_wanted: false,
             slots: (0..limits.commands).map(|_| Slot::default()).collect(),
@@ -170,6 +173,11 @@ impl Store {
     /// Whether a requested checkpoint is not on the media yet.
     pub fn is_checkpointing(&self) -> bool {
         !self.stopped && (self.checkpoint_wanted || !matches!(self.checkpoint, Checkpoint::Idle))
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.state.layout
     }
 
     /// Goes on with what waits: once per turn of the driver, and after requests were finished.
@@ -286,6 +294,7 @@ impl Store {
         let writing = !matches!(self.checkpoint, Checkpoint::Idle);
         if matches!(self.checkpoint, Checkpoint::Placing { .. })
             || writing && self.state.meta.space.is_crowded()
+            || self.is_becoming_larger()
         {
             return Err(Stop::Checkpoint);
         }
@@ -316,7 +325,7 @@ impl Store {
 
     /// Blocks that are kept for changes which free space.
     pub(crate) fn slack(&self) -> u64 {
-        FRAMES_PER_COMMAND as u64 * 4 + self.state.layout.blocks / 512
+        FRAMES_PER_COMMAND as u64 * 4 + self.state.layout.blocks() / 512
     }
 
     pub(crate) fn apply(&mut self, record: &Record<'_>) {
@@ -407,6 +416,7 @@ impl Store {
         let mut writes = Vec::new();
         let placed = std::mem::take(&mut self.placed);
         checkpoint::settle(&mut self.state, &placed, seq, |block, bytes| writes.push((block, bytes)));
+        self.become_larger(seq, |block, bytes| writes.push((block, bytes)));
         self.state.meta.space.write_dirty(seq, |block, bytes| writes.push((block, bytes)));
         self.state.meta.space.begin_checkpoint();
         let payload = checkpoint::payload(&self.state);
@@ -418,11 +428,9 @@ impl Store {
             incarnation: self.log.incarnation(),
             payload_crc: checkpoint::payload_crc(payload.iter().map(|(_, bytes)| &**bytes)),
         };
-        for (index, bytes) in payload {
-            let [first, second] = self.state.layout.payload(seq, index);
-            writes.push((first, bytes.clone()));
-            writes.push((second, bytes));
-        }
+        let place = |copy: usize, index| self.state.layout.payload(seq, index)[copy];
+        writes.extend(payload.iter().map(|(index, bytes)| (place(0, *index), bytes.clone())));
+        writes.extend(payload.into_iter().map(|(index, bytes)| (place(1, index), bytes)));
         self.checkpoint = Checkpoint::Writing { left: writes.len(), header };
         for (block, bytes) in writes {
             self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: false });
@@ -445,18 +453,27 @@ impl Store {
                 Checkpoint::Header { left: 2, header }
             }
             Checkpoint::Header { left: 2, header } => Checkpoint::Header { left: 1, header },
-            Checkpoint::Header { header, .. } => {
-                self.checkpoint_done(&header);
-                Checkpoint::Idle
+            Checkpoint::Header { header, .. } => match self.write_superblock(self.state.layout.data_end()) {
+                Some(()) => Checkpoint::Superblocks { left: 2, header },
+                None => self.checkpoint_done(&header),
+            },
+            Checkpoint::Superblocks { left: 2, header } => match self.write_superblock(Block(0)) {
+                Some(()) => Checkpoint::Superblocks { left: 1, header },
+                None => unreachable!("a growth ends with its superblocks"),
+            },
+            Checkpoint::Superblocks { header, .. } => {
+                self.growth = None;
+                self.checkpoint_done(&header)
             }
         };
     }
 
-    fn checkpoint_done(&mut self, header: &CheckpointHeader) {
+    fn checkpoint_done(&mut self, header: &CheckpointHeader) -> Checkpoint {
         self.seq = header.seq;
         self.log.end_checkpoint(header.lsn, header.log_position);
         self.state.meta.space.end_checkpoint();
         self.free_released();
+        Checkpoint::Idle
     }
 
     /// Metadata could not be written. What is not durable yet never will be; reads go on.
@@ -470,7 +487,7 @@ impl Store {
 pub(crate) fn insert(state: &mut State, stop: Stop, bytes: Option<&Bytes>) {
     match stop {
         Stop::Map { block, level } => {
-            let layout = state.layout;
+            let layout = &state.layout;
             let page =
                 bytes.and_then(|bytes| MapPage::decode(bytes, block, level, |at| layout.is_data(at)).ok());
             match page {

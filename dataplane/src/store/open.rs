@@ -4,13 +4,13 @@ use super::checkpoint;
 use super::commit::Log;
 use super::format::{Bytes, CheckpointHeader, FormatError, Layout, SuperblockV1};
 use super::machine::{Limits, Store};
-use super::recover::load;
-use super::request::{Finished, RequestOp};
+use super::recover::{load, superblock};
+use super::request::{Finished, Request, RequestOp};
 use super::state::State;
 use super::{BLOCK_BYTES, Block, Lsn};
 use uuid::Uuid;
 
-/// A device that is read and written one block at a time, and waited for.
+/// A device that is read and written, and waited for.
 pub trait Media {
     /// Blocks of the device.
     fn blocks(&self) -> u64;
@@ -20,6 +20,16 @@ pub trait Media {
     fn write(&mut self, block: Block, bytes: &Bytes) -> Result<(), MediaError>;
     /// Everything written before is on the media.
     fn flush(&mut self) -> Result<(), MediaError>;
+
+    /// Reads blocks that follow each other.
+    fn read_range(&mut self, first: Block, into: &mut [Bytes]) -> Result<(), MediaError> {
+        (first.0..).zip(into).try_for_each(|(block, bytes)| self.read(Block(block), bytes))
+    }
+
+    /// Writes blocks that follow each other.
+    fn write_range(&mut self, first: Block, from: &[Bytes]) -> Result<(), MediaError> {
+        (first.0..).zip(from).try_for_each(|(block, bytes)| self.write(Block(block), bytes))
+    }
 }
 
 /// The device failed.
@@ -99,8 +109,7 @@ const SIGNATURE_BLOCKS: u64 = 32;
 pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout, OpenError> {
     let blocks = media.blocks();
     let log_blocks = options.log_blocks.unwrap_or_else(|| Layout::log_blocks_for(blocks));
-    let layout = Layout { blocks, volumes: options.volumes, log_blocks };
-    let layout = layout.validated().map_err(OpenError::Superblock)?;
+    let layout = Layout::new(blocks, options.volumes, log_blocks).map_err(OpenError::Superblock)?;
     if !options.force {
         refuse_content(media)?;
     }
@@ -109,7 +118,7 @@ pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout,
         media.write(block, &[0; BLOCK_BYTES])?;
     }
     media.flush()?;
-    let state = State::empty(options.uuid, layout, 0, 0);
+    let state = State::empty(options.uuid, layout.clone(), 0, 0);
     let payload = checkpoint::payload(&state);
     let header = CheckpointHeader {
         store: options.uuid,
@@ -154,17 +163,16 @@ fn refuse_content(media: &mut impl Media) -> Result<(), OpenError> {
 /// room for one is opened for reading: [`Store::is_stopped`].
 pub fn open(media: &mut impl Media, limits: Limits) -> Result<Store, OpenError> {
     let (state, header, position) = load(media, limits)?;
+    repair_superblocks(media, &state.layout)?;
     // A new life: what an earlier one left behind the end of the log is not taken for its continuation.
     let incarnation = header.incarnation + 1;
-    let log = Log::new(incarnation, position, header.log_position, state.layout.log_blocks, state.lsn);
+    let log = Log::new(incarnation, position, header.log_position, state.layout.log_blocks(), state.lsn);
     let mut store = Store::new(state, log, limits, &header);
     store.request_checkpoint();
     while store.is_checkpointing() {
         // Nothing else goes on: what is found is what was there.
         store.start_checkpoint();
-        while let Some(request) = store.next_request() {
-            carry_out(media, &mut store, request)?;
-        }
+        carry_out_all(media, &mut store)?;
         // With so much damaged that no block can be taken, it can still be read.
         if store.is_stopped() && !store.state.is_damaged() {
             return Err(OpenError::Checkpoint);
@@ -173,7 +181,53 @@ pub fn open(media: &mut impl Media, limits: Limits) -> Result<Store, OpenError> 
     Ok(store)
 }
 
-fn carry_out(media: &mut impl Media, store: &mut Store, request: super::Request) -> Result<(), OpenError> {
+/// The superblock that counts lies at both ends of the store, and at the end of a device that is larger: where it is looked
+/// for when the first one is damaged. What a growth that was cut short left there goes.
+fn repair_superblocks(media: &mut impl Media, layout: &Layout) -> Result<(), OpenError> {
+    let trusted = superblock(media)?.bytes;
+    let mut bytes = [0; BLOCK_BYTES];
+    for block in [layout.data_end(), Block(media.blocks() - 1), Block(0)] {
+        if media.read(block, &mut bytes).is_err() || bytes != trusted {
+            media.write(block, &trusted)?;
+            media.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes that are written together at most.
+const TOGETHER_MAX: usize = 256;
+
+/// Carries requests out, writes to blocks that follow each other together.
+fn carry_out_all(media: &mut impl Media, store: &mut Store) -> Result<(), OpenError> {
+    let (mut first, mut ids, mut blocks) = (0, Vec::new(), Vec::new());
+    loop {
+        let request = store.next_request();
+        let follows = |block: Block| block.0 == first + ids.len() as u64 && ids.len() < TOGETHER_MAX;
+        match request {
+            Some(Request { id, op: RequestOp::WriteMeta { block, bytes, fua: false } })
+                if ids.is_empty() || follows(block) =>
+            {
+                if ids.is_empty() {
+                    first = block.0;
+                }
+                ids.push(id);
+                blocks.push(*bytes);
+            }
+            other => {
+                media.write_range(Block(first), &blocks)?;
+                blocks.clear();
+                ids.drain(..).for_each(|id| store.finish(id, Finished::Done));
+                match other {
+                    Some(request) => carry_out(media, store, request)?,
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn carry_out(media: &mut impl Media, store: &mut Store, request: Request) -> Result<(), OpenError> {
     let mut bytes = [0; BLOCK_BYTES];
     let finished = match request.op {
         RequestOp::ReadMeta { block } => match media.read(block, &mut bytes) {

@@ -13,13 +13,15 @@ use super::format::{
     Bytes, CheckpointHeader, FormatError, Layout, Record, Records, SummaryEntry, SuperblockV1, VolumeEntry,
 };
 use super::machine::{Limits, insert};
-use super::open::{Media, OpenError};
+use super::open::{Media, MediaError, OpenError};
 use super::space::Space;
 use super::state::{State, Volume};
 use super::{BLOCK_BYTES, Block, VolumeId};
 
 /// How often a block of metadata is read before it counts as unreadable.
 const READS_MAX: u32 = 3;
+/// Blocks of the log that are read at a time: 1 MiB.
+const READ_AHEAD: u64 = 256;
 /// Blocks after a gap in the log that are looked at: more than one commit writes.
 const GAP_SEARCHED: u64 = 256;
 
@@ -28,7 +30,7 @@ pub(crate) fn load(
     media: &mut impl Media,
     limits: Limits,
 ) -> Result<(State, CheckpointHeader, u64), OpenError> {
-    let (uuid, layout) = superblock(media)?;
+    let Superblock { uuid, layout, .. } = superblock(media)?;
     let header = newest_header(media, uuid, &layout).ok_or(OpenError::NoCheckpoint)?;
     let damaged = OpenError::CheckpointDamaged { seq: header.seq };
     let mut state = checkpoint_state(media, &header, layout, limits).ok_or(damaged)?;
@@ -37,7 +39,15 @@ pub(crate) fn load(
     Ok((state, header, position))
 }
 
-fn superblock(media: &mut impl Media) -> Result<(Uuid, Layout), OpenError> {
+/// The superblock that counts.
+pub(crate) struct Superblock {
+    pub(crate) uuid: Uuid,
+    pub(crate) layout: Layout,
+    pub(crate) bytes: Bytes,
+}
+
+/// The first superblock; if that is damaged, the one at the end of the device.
+pub(crate) fn superblock(media: &mut impl Media) -> Result<Superblock, OpenError> {
     let first = superblock_at(media, Block(0));
     let found = match first {
         Ok(found) => found,
@@ -45,14 +55,15 @@ fn superblock(media: &mut impl Media) -> Result<(Uuid, Layout), OpenError> {
         Err(error @ OpenError::Superblock(FormatError::Newer { .. })) => return Err(error),
         Err(error) => superblock_at(media, Block(media.blocks().saturating_sub(1))).map_err(|_| error)?,
     };
-    let (store, device) = (found.1.blocks, media.blocks());
+    let (store, device) = (found.layout.blocks(), media.blocks());
     if store > device { Err(OpenError::DeviceTooSmall { store, device }) } else { Ok(found) }
 }
 
-fn superblock_at(media: &mut impl Media, block: Block) -> Result<(Uuid, Layout), OpenError> {
+fn superblock_at(media: &mut impl Media, block: Block) -> Result<Superblock, OpenError> {
     let mut bytes = [0; BLOCK_BYTES];
     media.read(block, &mut bytes)?;
-    SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)
+    let (uuid, layout) = SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)?;
+    Ok(Superblock { uuid, layout, bytes })
 }
 
 /// The newest header that can be read, of four places.
@@ -80,9 +91,9 @@ fn checkpoint_state(
 ) -> Option<State> {
     let payload = (0..2).find_map(|copy| payload(media, header, &layout, copy))?;
     let (table, summary) = checkpoint::split(&layout, &payload);
-    let mut state = State::empty(header.store, layout, limits.map_pages, limits.counts_pages);
+    let mut state = State::empty(header.store, layout.clone(), limits.map_pages, limits.counts_pages);
     let entries = table.iter().flat_map(|block| <[VolumeEntry]>::ref_from_bytes(&block[..]).unwrap_or(&[]));
-    for (place, entry) in (0..layout.volumes).zip(entries) {
+    for (place, entry) in (0..layout.volumes()).zip(entries) {
         if entry.flags & VolumeEntry::LIVE != 0 {
             state.insert(VolumeId(place), Volume::from_entry(entry.clone(), &layout)?);
         }
@@ -99,24 +110,48 @@ fn payload(
     header: &CheckpointHeader,
     layout: &Layout,
     copy: usize,
-) -> Option<Vec<Box<Bytes>>> {
-    let mut payload = Vec::new();
-    for index in 0..layout.payload_blocks() {
-        let mut bytes = Box::new([0; BLOCK_BYTES]);
-        media.read(layout.payload(header.seq, index)[copy], &mut bytes).ok()?;
-        payload.push(bytes);
+) -> Option<Vec<Bytes>> {
+    let mut payload = vec![[0; BLOCK_BYTES]; usize::try_from(layout.payload_blocks()).ok()?];
+    media.read_range(layout.payload(header.seq, 0)[copy], &mut payload).ok()?;
+    (checkpoint::payload_crc(payload.iter()) == header.payload_crc).then_some(payload)
+}
+
+/// Blocks of the log, read several at a time.
+struct LogReader {
+    /// Position of the first block in memory.
+    first: u64,
+    blocks: Vec<Bytes>,
+}
+
+impl LogReader {
+    fn read(&mut self, media: &mut impl Media, layout: &Layout, at: u64) -> Result<&Bytes, MediaError> {
+        let known = at.checked_sub(self.first).filter(|index| *index < self.blocks.len() as u64);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                // Not beyond the end of the ring.
+                let left = layout.log_blocks() - at % layout.log_blocks();
+                self.first = at;
+                self.blocks.resize(usize::try_from(left.min(READ_AHEAD)).unwrap_or(1), [0; BLOCK_BYTES]);
+                if media.read_range(layout.log(at), &mut self.blocks).is_err() {
+                    // One of those after it, perhaps.
+                    self.blocks.truncate(1);
+                    media.read(layout.log(at), &mut self.blocks[0])?;
+                }
+                0
+            }
+        };
+        Ok(&self.blocks[usize::try_from(index).unwrap_or(0)])
     }
-    let crc = checkpoint::payload_crc(payload.iter().map(|bytes| &**bytes));
-    (crc == header.payload_crc).then_some(payload)
 }
 
 /// Applies the log after a checkpoint; says where it ends.
 fn replay(media: &mut impl Media, state: &mut State, header: &CheckpointHeader) -> Result<u64, OpenError> {
     let mut position = header.log_position;
-    let mut bytes = [0; BLOCK_BYTES];
-    while position - header.log_position < state.layout.log_blocks {
-        media.read(state.layout.log(position), &mut bytes)?;
-        let Some(records) = records_at(&bytes, header, position, state) else { break };
+    let mut log = LogReader { first: position, blocks: Vec::new() };
+    while position - header.log_position < state.layout.log_blocks() {
+        let bytes = log.read(media, &state.layout, position)?;
+        let Some(records) = records_at(bytes, header, position, state) else { break };
         for record in records {
             let lsn = state.lsn.next();
             let record = record.map_err(|_| OpenError::Record { lsn })?;
@@ -159,11 +194,10 @@ fn refuse_gap(
     header: &CheckpointHeader,
     position: u64,
 ) -> Result<(), OpenError> {
-    let end = (position + GAP_SEARCHED).min(header.log_position + state.layout.log_blocks);
-    let mut bytes = [0; BLOCK_BYTES];
+    let end = (position + GAP_SEARCHED).min(header.log_position + state.layout.log_blocks());
+    let mut log = LogReader { first: position, blocks: Vec::new() };
     for later in position + 1..end {
-        media.read(state.layout.log(later), &mut bytes)?;
-        let Ok((found, _)) = Records::decode(&bytes) else { continue };
+        let Ok((found, _)) = Records::decode(log.read(media, &state.layout, later)?) else { continue };
         let follows = found.incarnation == header.incarnation && found.position == later;
         if follows && found.committed > position {
             return Err(OpenError::LogDamaged { position });

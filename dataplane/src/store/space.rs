@@ -36,6 +36,14 @@ struct Page {
     counts: Option<Box<CountsPage>>,
 }
 
+impl Page {
+    /// A page that was never written: all its counts are zero.
+    fn unused(layout: &Layout, page: u32) -> Self {
+        let available = u16::try_from(layout.blocks_in(page)).unwrap_or(u16::MAX);
+        Self { available, held: 0, flags: 0, trust: Trust::Sound, dirty: false, counts: None }
+    }
+}
+
 pub(crate) struct Space {
     layout: Layout,
     pages: Vec<Page>,
@@ -57,11 +65,8 @@ pub(crate) struct Space {
 impl Space {
     /// The space of a store in which nothing is allocated.
     pub(crate) fn empty(layout: Layout, capacity: usize) -> Self {
-        let entries = (0..layout.counts_pages()).map(|page| SummaryEntry {
-            free: u16::try_from(blocks_in(&layout, page)).unwrap_or(u16::MAX).into(),
-            flags: 0.into(),
-        });
-        Self::from_summary(layout, entries, capacity).expect("an empty store's summary is valid")
+        let pages = (0..layout.counts_pages()).map(|page| Page::unused(&layout, page)).collect();
+        Self::of_pages(layout, pages, capacity)
     }
 
     /// The space that a checkpoint describes.
@@ -74,7 +79,7 @@ impl Space {
             .zip(entries)
             .map(|(page, entry)| {
                 let (available, flags) = (entry.free.get(), entry.flags.get());
-                let fits = usize::from(available) <= blocks_in(&layout, page);
+                let fits = usize::from(available) <= layout.blocks_in(page);
                 let (trust, available) = if flags & SummaryEntry::DAMAGED == 0 {
                     (Trust::Sound, available)
                 } else {
@@ -83,10 +88,13 @@ impl Space {
                 fits.then_some(Page { available, held: 0, flags, trust, dirty: false, counts: None })
             })
             .collect();
-        let pages = pages?;
+        Some(Self::of_pages(layout, pages?, capacity))
+    }
+
+    fn of_pages(layout: Layout, pages: Vec<Page>, capacity: usize) -> Self {
         let available = pages.iter().map(|page| u64::from(page.available)).sum();
         let damaged = pages.iter().filter(|page| page.trust == Trust::Damaged).count();
-        Some(Self {
+        Self {
             layout,
             pages,
             loaded: VecDeque::new(),
@@ -97,7 +105,15 @@ impl Space {
             released: VecDeque::new(),
             replaced: Vec::new(),
             replacing: Vec::new(),
-        })
+        }
+    }
+
+    /// The store has more blocks now; they are free.
+    pub(crate) fn grow(&mut self, layout: Layout) {
+        let added = self.layout.counts_pages()..layout.counts_pages();
+        self.pages.extend(added.map(|page| Page::unused(&layout, page)));
+        self.available += layout.data_blocks() - self.layout.data_blocks();
+        self.layout = layout;
     }
 
     /// Blocks that can be taken now.
@@ -132,7 +148,7 @@ impl Space {
 
     /// A page was read.
     pub(crate) fn insert(&mut self, page: u32, counts: Box<CountsPage>) {
-        let free = counts.0[..blocks_in(&self.layout, page)].iter().filter(|count| **count == 0).count();
+        let free = counts.0[..self.layout.blocks_in(page)].iter().filter(|count| **count == 0).count();
         let entry = &mut self.pages[page as usize];
         if entry.trust != Trust::Sound || entry.counts.is_some() {
             return;
@@ -170,10 +186,7 @@ impl Space {
     }
 
     fn locate(&self, block: Block) -> (u32, usize) {
-        let index = block.0 - self.layout.data_start().0;
-        let per_page = COUNTS_PER_PAGE as u64;
-        let page = u32::try_from(index / per_page).expect("targets lie in the store");
-        (page, usize::try_from(index % per_page).expect("smaller than a page"))
+        self.layout.locate(block).expect("targets lie in the store")
     }
 
     /// Makes the count of a block known, or says what is to be read.
@@ -268,13 +281,12 @@ impl Space {
             let (page, from) = self.cursor;
             if self.has_available(page)? {
                 let counts = self.pages[page as usize].counts.as_ref().map_or(&[][..], |counts| &counts.0);
-                let counts = &counts[..blocks_in(&self.layout, page).min(counts.len())];
+                let counts = &counts[..self.layout.blocks_in(page).min(counts.len())];
                 let found = counts.iter().skip(from).position(|count| *count == 0);
                 if let Some(found) = found {
                     let index = from + found;
                     self.cursor.1 = index + 1;
-                    let block = self.layout.data_start().0 + u64::from(page) * COUNTS_PER_PAGE as u64;
-                    let block = Block(block + index as u64);
+                    let block = Block(self.layout.first_in(page).0 + index as u64);
                     self.hold_at(block);
                     return Ok(block);
                 }
@@ -407,11 +419,4 @@ impl Space {
             }
         }
     }
-}
-
-/// Blocks that a page of counts speaks of: the last has fewer, or none.
-fn blocks_in(layout: &Layout, page: u32) -> usize {
-    let blocks = layout.data_end().0 - layout.data_start().0;
-    let before = u64::from(page) * COUNTS_PER_PAGE as u64;
-    usize::try_from(blocks.saturating_sub(before)).unwrap_or(usize::MAX).min(COUNTS_PER_PAGE)
 }

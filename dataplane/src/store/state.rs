@@ -198,8 +198,9 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn empty(uuid: Uuid, layout: Layout, map_pages: usize, counts_pages: usize) -> Self {
-        let meta = Meta { pages: Pages::new(map_pages), space: Space::empty(layout, counts_pages) };
-        let volumes = vec![None; layout.volumes as usize];
+        let space = Space::empty(layout.clone(), counts_pages);
+        let meta = Meta { pages: Pages::new(map_pages), space };
+        let volumes = vec![None; layout.volumes() as usize];
         Self { uuid, layout, meta, volumes, lsn: Lsn(0), promised: 0, lost: 0, reaping: VecDeque::new() }
     }
 
@@ -262,7 +263,7 @@ impl State {
     pub(crate) fn counters(&self) -> Counters {
         let space = &self.meta.space;
         Counters {
-            total: self.layout.data_end().0 - self.layout.data_start().0,
+            total: self.layout.data_blocks(),
             free: space.available(),
             freeing: (space.released() + space.replaced()) as u64,
             unplaced: self.meta.pages.dirty() as u64,

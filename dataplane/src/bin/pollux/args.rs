@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Identify(Box<IdentifyArgs>),
     /// Measure a namespace: IOPS, bandwidth and latency percentiles, optionally with verified data
     Perf(Box<PerfArgs>),
-    /// Make, list, rename, check and destroy stores: what volumes live in
+    /// Make, list, rename, grow, check and destroy stores: what volumes live in
     Store {
         #[command(subcommand)]
         command: StoreCommand,
@@ -304,6 +304,13 @@ pub(crate) enum StoreCommand {
         old: String,
         /// The name it gets
         new: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Give a store the rest of its device, which has become larger; hosts go on meanwhile
+    Grow {
+        /// The store
+        name: String,
         #[command(flatten)]
         socket: SocketArgs,
     },

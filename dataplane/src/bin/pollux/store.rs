@@ -5,8 +5,8 @@ use std::path::Path;
 
 use dataplane::device::DeviceError;
 use dataplane::device::uring::{UringConfig, UringDevice};
-use dataplane::lvol::{DeviceMedia, Dump, dump};
-use dataplane::store::{self, FAULTS_MAX, Report, VolumeKind};
+use dataplane::lvol::{DeviceMedia, dump};
+use dataplane::store::{self, Contents, FAULTS_MAX, Report, VolumeKind};
 use serde_json::{Map, Value, json};
 
 use crate::args::{SocketArgs, StoreCommand};
@@ -35,6 +35,9 @@ pub(crate) fn run(command: &StoreCommand) -> Result<(), Failure> {
         StoreCommand::Rename { old, new, socket } => {
             let params = json!({"old_name": old, "new_name": new});
             call(socket, "bdev_lvol_rename_lvstore", Some(&params)).map(drop)
+        }
+        StoreCommand::Grow { name, socket } => {
+            call(socket, "bdev_lvol_grow_lvstore", Some(&json!({"lvs_name": name}))).map(drop)
         }
         StoreCommand::Destroy { name, force, socket } => destroy(name, *force, socket),
         StoreCommand::Check { path, data, json } => check(path, *data, *json),
@@ -152,25 +155,26 @@ fn one_line(facts: &Map<String, Value>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn dump_json(dump: &Dump) -> Value {
+fn dump_json(dump: &Contents) -> Value {
     let mut all = store_facts(dump);
     all["volumes"] = volumes_json(dump).into_iter().map(Value::Object).collect();
     all
 }
 
 /// What the store says of itself; places and sizes are blocks of 4 KiB.
-fn store_facts(dump: &Dump) -> Value {
-    let Dump { layout, counters, .. } = dump;
+fn store_facts(dump: &Contents) -> Value {
+    let Contents { layout, counters, .. } = dump;
     json!({
         "name": dump.name,
         "uuid": dump.uuid,
         "version": store::format::VERSION,
-        "blocks": layout.blocks,
-        "volumes_max": layout.volumes,
+        "blocks": layout.blocks(),
+        "earlier_blocks": layout.earlier_blocks().collect::<Vec<_>>(),
+        "volumes_max": layout.volumes(),
         "checkpoint_a": layout.checkpoint(0).0,
         "checkpoint_b": layout.checkpoint(1).0,
         "log": layout.log(0).0,
-        "log_blocks": layout.log_blocks,
+        "log_blocks": layout.log_blocks(),
         "counts": layout.counts(0, false).0,
         "data": layout.data_start().0,
         "data_blocks": counters.total,
@@ -180,7 +184,7 @@ fn store_facts(dump: &Dump) -> Value {
     })
 }
 
-fn volumes_json(dump: &Dump) -> Vec<Map<String, Value>> {
+fn volumes_json(dump: &Contents) -> Vec<Map<String, Value>> {
     let volume = |info: &store::VolumeInfo| {
         let snapshot = info.kind == VolumeKind::Snapshot;
         let mut facts = Map::new();

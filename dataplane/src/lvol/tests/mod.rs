@@ -296,6 +296,36 @@ fn volumes_live_on_files_too() {
 }
 
 #[test]
+fn a_store_grows_with_its_device_while_hosts_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::new();
+    let mut config = UringConfig::new("base", folder.path().join("disk"));
+    config.size_bytes = Some(16 * MIB);
+    config.direct = false;
+    config.block_size = Some(BlockSize::B512);
+    rig.devices.add(Arc::new(UringDevice::open(&config).unwrap())).unwrap();
+    let store = rig.store("base", "s");
+    rig.stores.create_volume(&store, "v", 8192, None, Settings::default()).unwrap();
+    let [one, two] = rig.hosts();
+    rig.open(&one, "s/v");
+    rig.open(&two, "s/v");
+    let write = |at: u64| Ask::Write { at, bytes: stamped(at, 1), fua: at.is_multiple_of(16) };
+    let under_way: Vec<_> =
+        (0..64).map(|at| Rig::start(if at % 2 == 0 { &one } else { &two }, "s/v", write(at))).collect();
+    let before = store.summary().unwrap().counters.total;
+    std::fs::File::options().write(true).open(&config.path).unwrap().set_len(64 * MIB).unwrap();
+    rig.stores.grow(&store).unwrap();
+    rig.stores.grow(&store).unwrap();
+    assert_eq!(store.summary().unwrap().counters.total / 8192, 1);
+    assert!(before < 4096);
+    under_way.into_iter().for_each(|reply| assert_eq!(reply.wait().unwrap().0, SUCCESS));
+    // More than the store had room for.
+    (64..6000).step_by(32).for_each(|at| Rig::write(&two, "s/v", at, stamped(at, 32)));
+    assert_eq!(Rig::read(&one, "s/v", 0, 256), stamped(0, 256));
+    assert_eq!(Rig::read(&one, "s/v", 5900, 100), stamped(5900, 100));
+}
+
+#[test]
 fn a_device_with_data_is_not_taken_unless_forced_and_a_destroyed_store_is_gone() {
     let rig = Rig::new();
     rig.memory("base", BlockSize::B4096, 64 * MIB);

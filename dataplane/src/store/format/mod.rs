@@ -10,9 +10,12 @@
 //! last         superblock, again
 //! ```
 //!
+//! What came when the store grew begins with two larger checkpoints, which are used from then on, and counts of its own.
+//!
 //! Decoders take hostile bytes: they check before they believe, never panic and never allocate by what they read.
 
 mod checkpoint;
+mod layout;
 mod log;
 mod page;
 mod superblock;
@@ -22,9 +25,10 @@ use super::BLOCK_BYTES;
 pub use checkpoint::{
     CheckpointHeader, NAME_BYTES, SUMMARIES_PER_BLOCK, SummaryEntry, VOLUMES_PER_BLOCK, VolumeEntry,
 };
+pub use layout::{GROWTHS_MAX, GrowError, Layout, Region};
 pub use log::{LogBlock, LogHeader, MapEntry, Record, Records};
 pub use page::{COUNTS_PER_PAGE, CountsPage, FANOUT, FANOUT_SHIFT, MapPage};
-pub use superblock::{Layout, STORE_NAME_BYTES, SuperblockV1, VERSION};
+pub use superblock::{STORE_NAME_BYTES, SuperblockV1, VERSION};
 
 /// A block's worth of bytes.
 pub type Bytes = [u8; BLOCK_BYTES];

@@ -9,13 +9,15 @@ use crate::store::format::{
 };
 use crate::store::{BLOCK_BYTES, Block, Lsn, VolumeBlock, VolumeId};
 
-const LAYOUT: Layout = Layout { blocks: 10_000, volumes: 64, log_blocks: 32 };
+fn a_layout() -> Layout {
+    Layout::new(10_000, 64, 32).unwrap()
+}
 
 /// Decodes as everything.
 fn decode_all(bytes: &Bytes) {
     let _ = SuperblockV1::decode(bytes);
     let _ = CheckpointHeader::decode(bytes);
-    let _ = MapPage::decode(bytes, Block(0), 0, |block| LAYOUT.is_data(block));
+    let _ = MapPage::decode(bytes, Block(0), 0, |block| a_layout().is_data(block));
     let _ = CountsPage::decode(bytes, 0);
     if let Ok((_, records)) = Records::decode(bytes) {
         assert!(records.count() <= BLOCK_BYTES);
@@ -53,7 +55,7 @@ proptest! {
 
     #[test]
     fn any_changed_byte_is_noticed(at in 0..BLOCK_BYTES, flip in 1..=255u8, seq in any::<u64>()) {
-        let mut superblock = SuperblockV1::encode(Uuid::from_u128(5), &LAYOUT);
+        let mut superblock = SuperblockV1::encode(Uuid::from_u128(5), &a_layout());
         superblock[at] ^= flip;
         prop_assert!(SuperblockV1::decode(&superblock).is_err());
         let mut page = MapPage::empty(1).encode(Block(77), seq);
@@ -66,12 +68,12 @@ proptest! {
 
     #[test]
     fn the_layout_has_no_overlaps(blocks in 0..1u64 << 41, volumes in 0..40_000u32, log_blocks in 0..1u64 << 21) {
-        let Ok(layout) = (Layout { blocks, volumes, log_blocks }).validated() else { return Ok(()) };
+        let Ok(layout) = Layout::new(blocks, volumes, log_blocks) else { return Ok(()) };
         let ends = [
             1,
             layout.checkpoint(0).0.min(layout.checkpoint(1).0) + layout.checkpoint_blocks(),
             layout.checkpoint(1).0 + layout.checkpoint_blocks(),
-            layout.log(0).0 + layout.log_blocks,
+            layout.log(0).0 + layout.log_blocks(),
             layout.counts(layout.counts_pages() - 1, true).0 + 1,
         ];
         let starts = [
@@ -93,7 +95,7 @@ proptest! {
         prop_assert_eq!(MapPage::decode(&bytes, Block(9), 0, |_| true), Ok(page));
         prop_assert!(MapPage::decode(&bytes, Block(8), 0, |_| true).is_err());
         prop_assert!(MapPage::decode(&bytes, Block(9), 1, |_| true).is_err());
-        prop_assert!(MapPage::decode(&bytes, Block(9), 0, |block| LAYOUT.is_data(block)).is_err());
+        prop_assert!(MapPage::decode(&bytes, Block(9), 0, |block| a_layout().is_data(block)).is_err());
     }
 
     #[test]

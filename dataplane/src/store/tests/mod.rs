@@ -3,4 +3,5 @@
 mod damage;
 mod decode;
 mod features;
+mod grow;
 mod rig;

@@ -14,13 +14,19 @@ pub(super) const BLOCKS: u64 = 3_000;
 pub(super) const OPTIONS: CreateOptions =
     CreateOptions { uuid: Uuid::from_u128(7), volumes: 40, log_blocks: Some(32), force: false };
 
-/// Blocks in memory.
-#[derive(Clone, Default)]
-pub(super) struct Memory(pub(super) HashMap<u64, Bytes>);
+/// Blocks in memory, and how many there are.
+#[derive(Clone)]
+pub(super) struct Memory(pub(super) HashMap<u64, Bytes>, pub(super) u64);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(HashMap::new(), BLOCKS)
+    }
+}
 
 impl Media for Memory {
     fn blocks(&self) -> u64 {
-        BLOCKS
+        self.1
     }
 
     fn read(&mut self, block: Block, bytes: &mut Bytes) -> Result<(), MediaError> {
@@ -43,6 +49,8 @@ pub(super) struct Rig {
     pub(super) store: Store,
     pub(super) flushes: u32,
     pub(super) data_writes: u32,
+    /// Writes of metadata to this block, and those after it, fail.
+    pub(super) fails_beyond: Option<Block>,
     data: Vec<Bytes>,
 }
 
@@ -55,7 +63,7 @@ impl Rig {
 
     pub(super) fn open(mut media: Memory) -> Self {
         let store = open(&mut media, Limits::default()).expect("there is a store");
-        Self { media, store, flushes: 0, data_writes: 0, data: Vec::new() }
+        Self { media, store, flushes: 0, data_writes: 0, fails_beyond: None, data: Vec::new() }
     }
 
     /// Writes a checkpoint and opens what is on the device.
@@ -76,6 +84,11 @@ impl Rig {
                 RequestOp::ReadMeta { block } => {
                     self.media.read(block, &mut bytes).expect("memory does not fail");
                     Finished::Meta(&bytes)
+                }
+                RequestOp::WriteMeta { block, .. }
+                    if self.fails_beyond.is_some_and(|first| block >= first) =>
+                {
+                    Finished::Failed
                 }
                 RequestOp::WriteMeta { block, bytes, .. } => {
                     self.media.write(block, &bytes).expect("memory does not fail");

@@ -21,7 +21,7 @@ use crate::lvol::{self, StoreError};
 use crate::rpc::control::Control;
 use crate::rpc::error::RpcError;
 use crate::rpc::table::{Method, method};
-use crate::store::Failure;
+use crate::store::{Failure, GrowError};
 
 #[rustfmt::skip]
 pub(in crate::rpc) const METHODS: &[Method] = &[
@@ -30,6 +30,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_lvol_close_lvstore" (WhichStore) -> "`true`", stores::close_store, "Closes a store with everything on the media; namespaces on its volumes are removed first. Not in SPDK."),
     method!(change "bdev_lvol_delete_lvstore" (WhichStore) -> "`true`", stores::delete_store, "Destroys a store with all its volumes; namespaces on them are removed first."),
     method!(change "bdev_lvol_rename_lvstore" (RenameStore) -> "`true`", stores::rename_store, "Gives a store another name."),
+    method!(change "bdev_lvol_grow_lvstore" (WhichStore) -> "`true`", stores::grow_store, "Gives a store the rest of its device, after looking again how large that is; without more there is nothing to do. Hosts go on meanwhile."),
     method!(read "bdev_lvol_get_lvstores" (WhichStore) -> "a list of stores; clusters are blocks of 4 KiB, `freeing_clusters` are free soon, `promised_clusters` of the free ones belong to volumes that are not thin, `stopped` stores only read", stores::get_stores, "Lists the stores."),
     method!(change "bdev_lvol_create" (CreateVolume) -> "the name of the device, which is the volume's UUID", volumes::create_volume, "Makes a volume. It reads as zeroes."),
     method!(change "bdev_lvol_snapshot" (Snapshot) -> "the name of the device, which is the snapshot's UUID", volumes::snapshot, "Makes a snapshot of a volume, at once, while hosts write to it."),
@@ -69,6 +70,8 @@ fn refused(error: &StoreError) -> RpcError {
             let RpcError { message, .. } = errno(failure_errno(*failure), failure);
             RpcError { code: RpcError::INVALID_PARAMS, message }
         }
+        StoreError::Grow(GrowError::Stopped) => errno(Errno::IO, error),
+        StoreError::Grow(_) => errno(Errno::INVAL, error),
         StoreError::Open(_) | StoreError::Media(_) | StoreError::MediaOpen(_) => errno(Errno::IO, error),
         StoreError::Reactor(_) | StoreError::Stopped(_) => RpcError::internal(error),
     }

@@ -133,6 +133,12 @@ pub(super) fn rename_store(control: &Control, params: RenameStore) -> RpcResult 
     done()
 }
 
+pub(super) fn grow_store(control: &Control, params: WhichStore) -> RpcResult {
+    let store = which(control, params.uuid, params.lvs_name)?;
+    control.stores.grow(&store).map_err(|error| refused(&error))?;
+    done()
+}
+
 pub(super) fn get_stores(control: &Control, params: WhichStore) -> RpcResult {
     let stores = match (&params.uuid, &params.lvs_name) {
         (None, None) => control.stores.list(),
