@@ -4,4 +4,5 @@ mod damage;
 mod decode;
 mod features;
 mod grow;
+mod models;
 mod rig;
