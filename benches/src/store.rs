@@ -16,12 +16,14 @@ const SUM: u32 = 7;
 pub struct Sparse {
     blocks: u64,
     written: HashMap<u64, Box<Bytes>>,
+    /// Blocks that were read.
+    pub reads: u64,
 }
 
 impl Sparse {
     /// An empty device.
     pub fn new(blocks: u64) -> Self {
-        Self { blocks, written: HashMap::new() }
+        Self { blocks, written: HashMap::new(), reads: 0 }
     }
 
     /// Blocks that were written.
@@ -36,6 +38,7 @@ impl Media for Sparse {
     }
 
     fn read(&mut self, block: Block, bytes: &mut Bytes) -> Result<(), MediaError> {
+        self.reads += 1;
         match self.written.get(&block.0) {
             Some(content) => bytes.copy_from_slice(&content[..]),
             None => bytes.fill(0),
@@ -55,21 +58,31 @@ impl Media for Sparse {
 }
 
 /// A store and its device.
-pub struct Machine {
+pub struct Machine<M = Sparse> {
     /// The device.
-    pub media: Sparse,
+    pub media: M,
     /// The store.
     pub store: Store,
 }
 
 impl Machine {
-    /// A new store with one volume as large as the device, [`VolumeId`] 0.
+    /// A new store in memory with one volume as large as the device, [`VolumeId`] 0.
     ///
     /// # Panics
     /// When the device is too small.
     pub fn new(blocks: u64, log_blocks: Option<u64>) -> Self {
-        let mut media = Sparse::new(blocks);
-        let options = CreateOptions { uuid: Uuid::from_u128(7), volumes: 64, log_blocks, force: false };
+        Self::create(Sparse::new(blocks), log_blocks)
+    }
+}
+
+impl<M: Media> Machine<M> {
+    /// A new store with one volume as large as the device, [`VolumeId`] 0. What the device held is lost.
+    ///
+    /// # Panics
+    /// When the device is too small, or fails.
+    pub fn create(mut media: M, log_blocks: Option<u64>) -> Self {
+        let blocks = media.blocks();
+        let options = CreateOptions { uuid: Uuid::from_u128(7), volumes: 16_384, log_blocks, force: true };
         create(&mut media, &options).unwrap_or_else(|error| panic!("{error}"));
         let mut machine = Self::open(media);
         let control = Control::Create { name: "v".into(), uuid: Uuid::from_u128(8), blocks };
@@ -81,7 +94,7 @@ impl Machine {
     ///
     /// # Panics
     /// When there is none.
-    pub fn open(mut media: Sparse) -> Self {
+    pub fn open(mut media: M) -> Self {
         let store = open(&mut media, Limits::default()).unwrap_or_else(|error| panic!("{error}"));
         Self { media, store }
     }

@@ -1,4 +1,4 @@
-//! A device as the store sees it while it is made, opened or checked: one block at a time, waited for. For control threads.
+//! A device as the store sees it while it is made, opened or checked: one I/O at a time, waited for. For control threads.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,12 @@ use crate::device::{Device, DeviceError, Done, Io, IoDone, Op, Operations, Queue
 use crate::store::format::Bytes;
 use crate::store::{BLOCK_BYTES, Block, Media, MediaError};
 
-/// One block at a time, and one to spare.
+/// One I/O at a time, and one to spare.
 const POOL: PoolConfig = PoolConfig { small_slots: 8, large_slots: 1, prefault: false };
 /// After so long without an answer, a device has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Blocks read or written at a time: what one buffer of the pool holds, 128 KiB.
+const BLOCKS_AT_ONCE: usize = 32;
 /// Blocks deallocated at a time: 1 GiB.
 const DEALLOCATE_BLOCKS: usize = 1 << 18;
 /// How long one wait for a descriptor lasts at most.
@@ -129,27 +131,40 @@ impl Media for DeviceMedia {
     }
 
     fn read(&mut self, block: Block, bytes: &mut Bytes) -> Result<(), MediaError> {
-        let failed = MediaError { block: block.0 };
-        let buffer = self.pool.alloc_io(BLOCK_BYTES).ok_or(failed)?;
-        let lba = self.lba(block);
-        match self.run(Op::Read { lba, buffer }) {
-            Some((Status::SUCCESS, Some(buffer))) => {
-                buffer.copy_out(0, bytes);
-                Ok(())
-            }
-            _ => Err(failed),
-        }
+        self.read_range(block, std::slice::from_mut(bytes))
     }
 
     fn write(&mut self, block: Block, bytes: &Bytes) -> Result<(), MediaError> {
-        let failed = MediaError { block: block.0 };
-        let mut buffer = self.pool.alloc_io(BLOCK_BYTES).ok_or(failed)?;
-        buffer.copy_in(0, bytes);
-        let lba = self.lba(block);
-        match self.run(Op::Write { lba, buffer, fua: false }) {
-            Some((Status::SUCCESS, _)) => Ok(()),
-            _ => Err(failed),
+        self.write_range(block, std::slice::from_ref(bytes))
+    }
+
+    fn read_range(&mut self, first: Block, into: &mut [Bytes]) -> Result<(), MediaError> {
+        for (block, part) in (first.0..).step_by(BLOCKS_AT_ONCE).zip(into.chunks_mut(BLOCKS_AT_ONCE)) {
+            let failed = MediaError { block };
+            let part = part.as_flattened_mut();
+            let buffer = self.pool.alloc_io(part.len()).ok_or(failed)?;
+            let lba = self.lba(Block(block));
+            match self.run(Op::Read { lba, buffer }) {
+                Some((Status::SUCCESS, Some(buffer))) => buffer.copy_out(0, part),
+                _ => return Err(failed),
+            }
         }
+        Ok(())
+    }
+
+    fn write_range(&mut self, first: Block, from: &[Bytes]) -> Result<(), MediaError> {
+        for (block, part) in (first.0..).step_by(BLOCKS_AT_ONCE).zip(from.chunks(BLOCKS_AT_ONCE)) {
+            let failed = MediaError { block };
+            let part = part.as_flattened();
+            let mut buffer = self.pool.alloc_io(part.len()).ok_or(failed)?;
+            buffer.copy_in(0, part);
+            let lba = self.lba(Block(block));
+            match self.run(Op::Write { lba, buffer, fua: false }) {
+                Some((Status::SUCCESS, _)) => {}
+                _ => return Err(failed),
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), MediaError> {
