@@ -1,6 +1,6 @@
 //! What goes wrong: nodes crash, links are cut, devices are slow or lose blocks.
 
-use dataplane::volume::Replica;
+use dataplane::volume::{HeadId, Members, Replica};
 
 use super::world::{BLOCKS, LEASE_NS, MS, What, World};
 
@@ -11,8 +11,9 @@ impl World {
         }
         let count = self.nodes.len();
         let node = self.rng.usize(..count);
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..12) {
             0..3 => self.crash(node),
+            10..12 => self.crash(self.head_node()),
             3..6 => {
                 let (from, to) = (self.rng.usize(..=count), self.rng.usize(..=count));
                 let both = self.rng.bool();
@@ -35,7 +36,7 @@ impl World {
             }
             _ => self.nodes[node].slowness = 1,
         }
-        let next = self.rng.u64(100 * MS..6_000 * MS);
+        let next = self.rng.u64(100 * MS..self.peace_ns);
         self.after(next, What::Fault);
     }
 
@@ -43,6 +44,37 @@ impl World {
         self.tell(|| format!("cut {from} to {to} for {} ms", ns / MS));
         self.cut[from][to] = true;
         self.after(ns, What::Cut { from, to, cut: false });
+    }
+
+    /// A new head is not safe for long: what its hosts were shown must outlive it.
+    pub(super) fn strike_later(&mut self, node: usize, head: HeadId, in_sync: Members) {
+        if !self.trouble {
+            return;
+        }
+        if self.rng.u8(0..4) > 0 {
+            self.hosts.look();
+        }
+        if in_sync.len() > 1 && self.rng.bool() {
+            let ns = self.rng.u64(..2_500 * MS);
+            self.after(ns, What::Strike { node, head });
+        }
+    }
+
+    /// A write has reached one replica: now and then its head is gone before it reaches the others.
+    pub(super) fn strike_in_flight(&mut self, head: usize, replica: usize) {
+        let recorded = self.nodes[head].head.as_ref().map_or(0, |own| own.volume.recorded().len());
+        // The others can go on together, with copies that differ.
+        if self.trouble && recorded > 2 && head != replica && self.rng.u8(..40) == 0 {
+            self.lose_messages(head, 100);
+            self.crash(head);
+        }
+    }
+
+    pub(super) fn strike(&mut self, node: usize, head: HeadId) {
+        let own = self.nodes[node].head.as_ref().map(|own| own.volume.config().head);
+        if self.trouble && own == Some(head) {
+            self.crash(node);
+        }
     }
 
     fn crash(&mut self, node: usize) {
@@ -58,6 +90,7 @@ impl World {
         let power = self.rng.bool();
         self.tell(|| format!("node {node} crashes, power {power}"));
         self.nodes[node].crash(power, &mut self.rng);
+        self.lose_messages(node, 50);
         self.hosts_lost(node);
         let boot = self.nodes[node].boot;
         for head in 0..self.nodes.len() {

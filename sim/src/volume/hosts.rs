@@ -26,12 +26,29 @@ pub(super) struct Hosts {
     next_stamp: Stamp,
     /// Where most commands go for a while: elsewhere regions become clean.
     hot: usize,
+    habit: Habit,
     stopped: bool,
 }
 
+/// What hosts do for a while, of twenty commands.
+#[derive(Clone, Copy, Debug)]
+struct Habit {
+    reads: u8,
+    /// None at all leaves everything in caches, as long as nobody asks for FUA either.
+    flushes: u8,
+    fua: bool,
+}
+
+/// Much of everything.
+const MIXED: Habit = Habit { reads: 8, flushes: 2, fua: true };
+/// A long look at what is there: nothing is replaced by newer writes.
+const LOOKING: Habit = Habit { reads: 20, flushes: 0, fua: false };
+/// What is in caches stays there.
+const CARELESS: Habit = Habit { reads: 8, flushes: 0, fua: false };
+
 impl Hosts {
     pub(super) fn new(count: usize) -> Self {
-        Self { sent: vec![None; count], next_tag: 1, next_stamp: 1, hot: 0, stopped: false }
+        Self { sent: vec![None; count], next_tag: 1, next_stamp: 1, hot: 0, habit: MIXED, stopped: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -40,6 +57,11 @@ impl Hosts {
 
     pub(super) fn stop(&mut self) {
         self.stopped = true;
+    }
+
+    /// Hosts want to know what is there.
+    pub(super) fn look(&mut self) {
+        self.habit = LOOKING;
     }
 
     pub(super) fn are_idle(&self) -> bool {
@@ -69,15 +91,19 @@ impl World {
         if self.rng.u8(0..60) == 0 {
             self.hosts.hot = self.rng.usize(..BLOCKS);
         }
+        if self.rng.u8(0..40) == 0 {
+            self.hosts.habit = *self.rng.choice(&[MIXED, MIXED, LOOKING, CARELESS]).expect("some");
+        }
+        let Habit { reads, flushes, fua } = self.hosts.habit;
         let anywhere = self.rng.u8(0..40) == 0;
         let at = if anywhere { self.rng.usize(..BLOCKS) } else { self.hosts.hot + self.rng.usize(..4) };
         let at = at.min(BLOCKS - blocks);
-        let fua = self.rng.u8(0..6) == 0;
+        let fua = fua && self.rng.u8(0..6) == 0;
         let (from, count) = (at as u64, u32::try_from(blocks).expect("small"));
         let operation = match self.rng.u8(0..20) {
-            0..8 => Operation::Read { at: from, blocks: count },
-            8..18 => Operation::Write { at: from, blocks: count, fua },
-            _ => Operation::Flush,
+            dice if dice < reads => Operation::Read { at: from, blocks: count },
+            dice if dice < reads + flushes => Operation::Flush,
+            _ => Operation::Write { at: from, blocks: count, fua },
         };
         let mut stamps = Vec::new();
         if let Operation::Write { fua, .. } = operation {

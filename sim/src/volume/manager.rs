@@ -17,7 +17,7 @@ pub(super) struct Record {
     pub(super) epoch: Epoch,
     pub(super) in_sync: Members,
     pub(super) head: HeadId,
-    node: usize,
+    pub(super) node: usize,
 }
 
 /// What it tells a node.

@@ -125,6 +125,11 @@ pub(super) enum What {
         event: Event,
     },
     Fault,
+    /// A node crashes if it still has this head.
+    Strike {
+        node: usize,
+        head: HeadId,
+    },
     Heal {
         node: usize,
     },
@@ -164,6 +169,8 @@ struct Message {
     head: HeadId,
     request: Request,
     data: Vec<Stamp>,
+    /// The replica has it.
+    arrived: bool,
 }
 
 /// Everything there is.
@@ -180,6 +187,8 @@ pub(super) struct World {
     pub(super) trouble: bool,
     min_in_sync: u8,
     copy_rate: Option<u64>,
+    /// Faults follow each other within this time.
+    pub(super) peace_ns: u64,
     agenda: BinaryHeap<Reverse<Due>>,
     sequence: u64,
     messages: BTreeMap<u64, Message>,
@@ -203,7 +212,7 @@ pub fn run(seed: u64, trace: bool) -> Result<Tally, Broken> {
 impl World {
     fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let count = rng.usize(2..=3);
+        let count = *rng.choice(&[2, 3, 3, 3, 4]).expect("some");
         let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
         let nodes: Vec<Node> = (0..count)
             .map(|_| {
@@ -234,7 +243,8 @@ impl World {
             trouble: true,
             min_in_sync,
             // Slow copying leaves regions different for long.
-            copy_rate: if rng.bool() { Some(rng.u64(4..200)) } else { None },
+            copy_rate: *rng.choice(&[None, Some(8), Some(8), Some(30), Some(200)]).expect("some"),
+            peace_ns: *rng.choice(&[6_000 * MS, 20_000 * MS]).expect("some"),
             agenda: BinaryHeap::new(),
             sequence: 0,
             messages: BTreeMap::new(),
@@ -326,6 +336,7 @@ impl World {
             What::Order { node, order } => self.obey(node, order),
             What::Report { node, head, event } => self.report(node, head, &event),
             What::Fault => self.fault(),
+            What::Strike { node, head } => self.strike(node, head),
             What::Heal { node } => self.start_node(node),
             What::Cut { from, to, cut } => self.cut[from][to] = cut,
         }
@@ -427,7 +438,7 @@ impl World {
         let to = request.replica.index();
         let head_id = head.volume.config().head;
         head.sent.insert(message, (request.id, request.clone()));
-        self.messages.insert(message, Message { from: node, head: head_id, request, data });
+        self.messages.insert(message, Message { from: node, head: head_id, request, data, arrived: false });
         if self.cut[node][to] {
             return;
         }
@@ -440,6 +451,18 @@ impl World {
         let base = if from == to { self.rng.u64(1_000..20_000) } else { self.rng.u64(20_000..2 * MS) };
         let rarely = self.trouble && self.rng.u16(..) < 60;
         if rarely { base + self.rng.u64(0..1_500 * MS) } else { base }
+    }
+
+    /// Some of what a node had sent when it crashed never left it.
+    pub(super) fn lose_messages(&mut self, node: usize, percent: u8) {
+        let rng = &mut self.rng;
+        self.messages
+            .retain(|_, message| message.from != node || message.arrived || rng.u8(..100) >= percent);
+    }
+
+    /// Where the head should be.
+    pub(super) fn head_node(&self) -> usize {
+        self.manager.record.node
     }
 
     fn answer(&mut self, message: u64, outcome: Outcome, data: Option<Vec<Stamp>>) {
@@ -506,8 +529,9 @@ impl World {
                 self.host_told(node, tag, result);
             }
             Event::Unflushed => self.history.new_era(self.now),
-            Event::Active { .. } => {
+            Event::Active { in_sync, .. } => {
                 self.tally.heads += 1;
+                self.strike_later(node, id, in_sync);
                 self.tell_manager(node, id, event);
             }
             _ => self.tell_manager(node, id, event),
@@ -533,7 +557,8 @@ impl World {
     // The replica's side
 
     fn arrive(&mut self, message: u64) {
-        let Some(Message { request, .. }) = self.messages.get(&message) else { return };
+        let Some(Message { request, arrived, .. }) = self.messages.get_mut(&message) else { return };
+        *arrived = true;
         let (request, to) = (request.clone(), request.replica.index());
         let node = &mut self.nodes[to];
         let now = node.clock.at(self.now);
@@ -573,8 +598,8 @@ impl World {
     }
 
     fn carried(&mut self, message: u64, boot: u64, mark: u64, admitted: bool) {
-        let Some(Message { request, data, .. }) = self.messages.get(&message) else { return };
-        let (request, data, to) = (request.clone(), data.clone(), request.replica.index());
+        let Some(Message { from, request, data, .. }) = self.messages.get(&message) else { return };
+        let (from, request, data, to) = (*from, request.clone(), data.clone(), request.replica.index());
         let node = &mut self.nodes[to];
         let now = node.clock.at(self.now);
         if node.boot != boot {
@@ -626,6 +651,9 @@ impl World {
         }
         self.tell(|| format!("replica {to}: {:?} {data:?} {read:?} mark {mark} -> {outcome:?}", request.op));
         self.reply(message, outcome, read);
+        if matches!(request.op, RequestOp::Write { .. }) {
+            self.strike_in_flight(from, to);
+        }
     }
 
     fn reply(&mut self, message: u64, outcome: Outcome, data: Option<Vec<Stamp>>) {
