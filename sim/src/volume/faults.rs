@@ -12,8 +12,8 @@ impl World {
         let count = self.nodes.len();
         let node = self.rng.usize(..count);
         match self.rng.u8(0..12) {
-            0..3 => self.crash(node),
-            10..12 => self.crash(self.head_node()),
+            0..3 => self.crash_somehow(node),
+            10..12 => self.crash_somehow(self.head_node()),
             3..6 => {
                 let (from, to) = (self.rng.usize(..=count), self.rng.usize(..=count));
                 let both = self.rng.bool();
@@ -66,18 +66,30 @@ impl World {
         // The others can go on together, with copies that differ.
         if self.trouble && recorded > 2 && head != replica && self.rng.u8(..40) == 0 {
             self.lose_messages(head, 100);
-            self.crash(head);
+            self.crash_somehow(head);
         }
     }
 
     pub(super) fn strike(&mut self, node: usize, head: HeadId) {
         let own = self.nodes[node].head.as_ref().map(|own| own.volume.config().head);
         if self.trouble && own == Some(head) {
-            self.crash(node);
+            self.crash_somehow(node);
         }
     }
 
-    fn crash(&mut self, node: usize) {
+    /// A replica has stored that regions are clean: now and then its power fails at that moment.
+    pub(super) fn strike_clean(&mut self, replica: usize) {
+        if self.trouble && self.rng.u8(..60) == 0 {
+            self.crash(replica, true);
+        }
+    }
+
+    fn crash_somehow(&mut self, node: usize) {
+        let power = self.rng.bool();
+        self.crash(node, power);
+    }
+
+    fn crash(&mut self, node: usize, power: bool) {
         if !self.nodes[node].is_up() {
             return;
         }
@@ -87,7 +99,6 @@ impl World {
             self.tally.copied += counters.regions_copied;
             self.tally.to_copy += counters.regions_to_copy;
         }
-        let power = self.rng.bool();
         self.tell(|| format!("node {node} crashes, power {power}"));
         self.nodes[node].crash(power, &mut self.rng);
         self.lose_messages(node, 50);

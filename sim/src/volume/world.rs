@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
 use dataplane::volume::{
-    Bitmap, Config, Epoch, Event, FenceStep, HeadId, Lane, Members, Outcome, Replica, ReplicaIndex,
+    Bitmap, Config, Epoch, Event, FenceStep, HeadId, Lane, Members, Outcome, Pace, Replica, ReplicaIndex,
     ReplicaState, Request, RequestOp, Volume,
 };
 use fastrand::Rng;
@@ -362,7 +362,7 @@ impl World {
             slow_ns: SLOW_NS,
             commands_max: 16,
             copies_max: 2,
-            copy_blocks_per_s: self.copy_rate,
+            pace: Pace { blocks_per_s: self.copy_rate, ..Pace::full(2) },
             clean_ns: 150 * MS,
             attach_ns: 500 * MS,
         };
@@ -610,7 +610,7 @@ impl World {
         if admitted {
             replica.done();
         }
-        let (mut outcome, mut read) = (Outcome::Done, None);
+        let (mut outcome, mut read, mut cleaner) = (Outcome::Done, None, false);
         match &request.op {
             RequestOp::Fence { epoch, sound } => match replica.fence(*epoch, request.session, now) {
                 FenceStep::Persist(state) => {
@@ -645,6 +645,7 @@ impl World {
                 assert!(*page == 0);
                 let mut pages = Bitmap::new(node.pages.len());
                 pages.unite_words(0, words);
+                cleaner = pages.ones() < node.pages.ones();
                 node.pages = pages;
             }
             RequestOp::Renew { .. } | RequestOp::Release => unreachable!("answered on arrival"),
@@ -653,6 +654,9 @@ impl World {
         self.reply(message, outcome, read);
         if matches!(request.op, RequestOp::Write { .. }) {
             self.strike_in_flight(from, to);
+        }
+        if cleaner {
+            self.strike_clean(to);
         }
     }
 
