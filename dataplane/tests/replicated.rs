@@ -156,6 +156,11 @@ impl Cluster {
         }
     }
 
+    /// How a node sees the volume.
+    fn volume(&self, node: usize) -> Value {
+        self.nodes[node].daemon.call("volume_get", json!({"name": "v"})).expect("a volume")
+    }
+
     /// Waits until a head has proposed it; it is still there to be followed.
     fn wait_for_event(&self, node: usize, event: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -335,5 +340,94 @@ fn a_head_that_lets_go_is_followed_at_once() {
     let (_association, mut next) = cluster.queue(2);
     assert_eq!(peer::read_block(&mut next, 1), Ok(1));
     assert!(peer::read_block(&mut queue, 1).expect_err("let go").is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE));
+    cluster.manage_until(2, "whole", is_whole);
+}
+
+#[test]
+fn a_new_copy_is_paused_called_off_and_finished_and_has_holes_where_there_is_nothing() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    let (_association, mut queue) = cluster.queue(0);
+    assert!(peer::write_block(&mut queue, 5, 0xA5).is_success());
+    let resync = |params: Value| cluster.nodes[0].daemon.call("volume_set_resync", params);
+    let error = resync(json!({"name": "v", "concurrency": 9})).expect_err("too many");
+    assert!(error.1.contains("1 to 4"), "{error:?}");
+    resync(json!({"name": "v", "paused": true, "rebuild_latency_target_us": 500})).expect("paused");
+    cluster.kill(2);
+    std::fs::remove_file(cluster.files.path().join("disk2")).expect("there is one");
+    cluster.manage_until(0, "without the replica", |volume| volume["replicas"][2]["in_sync"] == false);
+    cluster.restart(2);
+    cluster.manage_until(0, "attached", |volume| volume["replicas"][2]["attached"] == true);
+    let regions = SIZE / cluster.volume(0)["region_bytes"].as_u64().expect("bytes");
+    assert_eq!(cluster.volume(0)["replicas"][2]["regions_stale"], regions);
+    let replica = json!({"name": "v", "replica": "r2n1"});
+    cluster.nodes[0].daemon.call("volume_cancel_resync", replica.clone()).expect("called off");
+    cluster.wait_for_event(0, "detached");
+    let volume = cluster.volume(0);
+    assert_eq!(volume["replicas"][2]["attached"], false, "{volume}");
+    assert_eq!(volume["replicas"][2]["kept_out"], true, "{volume}");
+    let in_sync =
+        cluster.nodes[0].daemon.call("volume_cancel_resync", json!({"name": "v", "replica": "own"}));
+    assert!(in_sync.expect_err("in sync").1.contains("in sync"));
+    cluster.nodes[0].daemon.call("volume_resume_resync", replica).expect("goes on");
+    cluster.nodes[0]
+        .daemon
+        .call("volume_set_resync", json!({"name": "v", "paused": false}))
+        .expect("goes on");
+    cluster.manage_until(0, "whole again", is_whole);
+    assert_eq!(cluster.volume(0)["regions_copied"], regions);
+    cluster.assert_equal_copies();
+    let file = std::fs::metadata(cluster.files.path().join("disk2")).expect("a file");
+    let allocated = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
+    assert!(allocated < SIZE / 4, "{allocated} bytes are allocated");
+}
+
+#[test]
+fn daemons_that_load_what_they_saved_have_their_volume_back_whoever_can_be_reached() {
+    let mut cluster = Cluster::start();
+    cluster.nodes[0]
+        .daemon
+        .call("volume_set_resync", json!({"name": "v", "bandwidth_mb_sec": 64}))
+        .expect("set");
+    cluster.activate(0, &[0, 1, 2]);
+    let (_association, mut queue) = cluster.queue(0);
+    assert!(peer::write_block(&mut queue, 5, 0xA5).is_success());
+    let saved: Vec<Value> = (0..NODES)
+        .map(|node| cluster.nodes[node].daemon.call("save_config", Value::Null).expect("saved"))
+        .collect();
+    for node in 0..NODES {
+        cluster.kill(node);
+    }
+    // The first one comes back alone: it has its volume, but not before the others are there too is anything served.
+    for (node, saved) in saved.iter().enumerate() {
+        let daemon = Daemon::start(&[]);
+        daemon.call("load_config", saved.clone()).expect("loaded");
+        cluster.nodes[node].daemon = daemon;
+    }
+    let volume = cluster.volume(0);
+    assert_eq!(volume["state"], "inactive", "{volume}");
+    assert_eq!(volume["resync"]["bandwidth_mb_sec"], 64, "{volume}");
+    let (_association, mut queue) = cluster.queue(0);
+    let refused = peer::read_block(&mut queue, 5).expect_err("not active");
+    assert!(refused.is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE), "{refused}");
+    cluster.activate(0, &[0, 1, 2]);
+    assert_eq!(peer::read_block(&mut queue, 5), Ok(0xA5));
+    assert_eq!(cluster.nodes[0].daemon.call("save_config", Value::Null).expect("saved"), saved[0]);
+    cluster.manage_until(0, "whole", is_whole);
+}
+
+#[test]
+fn a_fenced_replica_refuses_every_head_below_the_epoch() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    let (_association, mut queue) = cluster.queue(0);
+    assert!(peer::write_block(&mut queue, 1, 1).is_success());
+    cluster.nodes[1].daemon.call("replica_fence", json!({"name": "own", "epoch": 11})).expect("fenced");
+    cluster.manage_until(0, "deposed by what it refused", |volume| volume["state"] == "deposed");
+    assert!(peer::write_block(&mut queue, 1, 2).is(Status::ASYMMETRIC_ACCESS_INACCESSIBLE));
+    cluster.epoch = 10;
+    cluster.activate(2, &[1, 2]);
+    let (_association, mut queue) = cluster.queue(2);
+    assert_eq!(peer::read_block(&mut queue, 1), Ok(1));
     cluster.manage_until(2, "whole", is_whole);
 }

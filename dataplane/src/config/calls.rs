@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::schema::nearest;
 use super::types::{
     Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, PathState, Rdma, Referral,
-    Store, Subsystem, Tcp, Transport,
+    Replica, Store, Subsystem, Tcp, Transport, Volume,
 };
 
 /// NQN under which every discovery service answers.
@@ -51,6 +51,8 @@ impl Config {
         calls.extend(self.nvme.iter().map(attach_local));
         calls.extend(self.controllers.iter().map(attach));
         calls.extend(self.stores.iter().map(open_store));
+        calls.extend(self.replicas.iter().map(create_replica));
+        self.volumes.iter().for_each(|volume| create_volume(&mut calls, volume));
         calls.extend(self.discovery.referrals.iter().map(referral));
         self.subsystems.iter().for_each(|subsystem| add_subsystem(&mut calls, subsystem));
         let listener = |transport| move |address: &SocketAddr| discovery_listener(transport, *address);
@@ -61,8 +63,10 @@ impl Config {
 
     fn check_references(&self) -> Result<(), Contradiction> {
         let mut devices = BTreeSet::new();
-        for device in &self.devices {
-            unique(&mut devices, device.name.as_str(), "device")?;
+        let made = self.devices.iter().map(|device| &device.name);
+        let made = made.chain(self.replicas.iter().map(|replica| &replica.name));
+        for name in made.chain(self.volumes.iter().map(|volume| &volume.name)) {
+            unique(&mut devices, name.as_str(), "device")?;
         }
         let mut controllers = BTreeSet::new();
         let local = self.nvme.iter().map(|controller| &controller.name);
@@ -82,19 +86,29 @@ impl Config {
             let store = device.split_once('/').map(|(store, _)| store);
             store.is_some_and(|store| stores.contains(store)) || uuid::Uuid::try_parse(device).is_ok()
         };
+        let known = |device: &str, what: String| {
+            if devices.contains(device) || attached(device) || volume(device) {
+                return Ok(());
+            }
+            let message = match nearest(device, devices.iter().copied()) {
+                Some(name) => format!("there is no device `{device}`; did you mean `{name}`?"),
+                None => format!("there is no device `{device}`"),
+            };
+            Err(Contradiction { what, message })
+        };
+        for replica in &self.replicas {
+            known(&replica.device, format!("replica {}", replica.name))?;
+        }
+        for volume in &self.volumes {
+            volume.replicas.iter().try_for_each(|name| known(name, format!("volume {}", volume.name)))?;
+        }
         let mut nqns = BTreeSet::new();
         let mut used = BTreeSet::new();
         for subsystem in &self.subsystems {
             unique(&mut nqns, subsystem.nqn.0.as_str(), "subsystem")?;
             for namespace in subsystem.namespaces.iter().flatten() {
                 let device = namespace.device.as_str();
-                if !devices.contains(device) && !attached(device) && !volume(device) {
-                    let message = match nearest(device, devices.iter().copied()) {
-                        Some(name) => format!("there is no device `{device}`; did you mean `{name}`?"),
-                        None => format!("there is no device `{device}`"),
-                    };
-                    return Err(Contradiction { what: format!("subsystem {}", subsystem.nqn), message });
-                }
+                known(device, format!("subsystem {}", subsystem.nqn))?;
                 unique(&mut used, device, "namespace on device")?;
             }
         }
@@ -216,6 +230,8 @@ fn attach(controller: &Controller) -> Call {
     params.insert("subnqn".to_owned(), json!(controller.subnqn));
     optional(&mut params, "hostnqn", &controller.hostnqn);
     optional(&mut params, "fast_io_fail_timeout_sec", &controller.fail_after_s);
+    optional(&mut params, "reconnect_delay_sec", &controller.reconnect_delay_s);
+    optional(&mut params, "replica_block_size", &controller.replica_block_size);
     let what = format!("controller {}", controller.name);
     Call { method: "bdev_nvme_attach_controller", params: Value::Object(params), what }
 }
@@ -228,6 +244,34 @@ fn open_store(store: &Store) -> Call {
     optional(&mut params, "write_through", &store.write_through);
     let what = format!("store {}", store.name);
     Call { method: "bdev_lvol_open_lvstore", params: Value::Object(params), what }
+}
+
+fn create_replica(replica: &Replica) -> Call {
+    let mut params = Map::new();
+    params.insert("name".to_owned(), json!(replica.name));
+    params.insert("bdev_name".to_owned(), json!(replica.device));
+    params.insert("volume".to_owned(), json!(replica.volume));
+    optional(&mut params, "size_bytes", &replica.size.map(|size| size.0));
+    optional(&mut params, "zeroed", &replica.zeroed);
+    let what = format!("replica {}", replica.name);
+    Call { method: "replica_create", params: Value::Object(params), what }
+}
+
+fn create_volume(calls: &mut Vec<Call>, volume: &Volume) {
+    let what = format!("volume {}", volume.name);
+    let mut params = Map::new();
+    params.insert("name".to_owned(), json!(volume.name));
+    params.insert("uuid".to_owned(), json!(volume.uuid));
+    params.insert("replicas".to_owned(), json!(volume.replicas));
+    optional(&mut params, "min_in_sync", &volume.min_in_sync);
+    calls.push(Call { method: "volume_create", params: Value::Object(params), what: what.clone() });
+    if volume.rebuild_bandwidth_mb_s.is_some() || volume.rebuild_latency_target_us.is_some() {
+        let mut params = Map::new();
+        params.insert("name".to_owned(), json!(volume.name));
+        optional(&mut params, "bandwidth_mb_sec", &volume.rebuild_bandwidth_mb_s);
+        optional(&mut params, "rebuild_latency_target_us", &volume.rebuild_latency_target_us);
+        calls.push(Call { method: "volume_set_resync", params: Value::Object(params), what });
+    }
 }
 
 fn add_subsystem(calls: &mut Vec<Call>, subsystem: &Subsystem) {
@@ -393,6 +437,45 @@ mod tests {
     fn trtype_of(params: &Value) -> &str {
         let address = params.get("listen_address").unwrap_or(params);
         address.get("trtype").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    #[test]
+    fn replicas_and_volumes_come_after_what_they_lie_on() {
+        let text = r#"
+            [[devices]]
+            name = "disk"
+            kind = "memory"
+            size = "16 MiB"
+            [[controllers]]
+            name = "b"
+            address = "192.0.2.2:4420"
+            subnqn = "nqn.2026-01.org.example:replica-b"
+            replica_block_size = 4096
+            [[replicas]]
+            name = "own"
+            device = "disk"
+            volume = "7f3c1d7e-98f8-4a54-9f0b-8f5f4d2b6a10"
+            [[volumes]]
+            name = "v"
+            uuid = "7f3c1d7e-98f8-4a54-9f0b-8f5f4d2b6a10"
+            replicas = ["own", "bn1"]
+            rebuild_bandwidth_mb_s = 100
+            "#;
+        let calls = config(text).calls().expect("consistent");
+        let methods: Vec<_> = calls.iter().map(|call| call.method).collect();
+        assert_eq!(
+            methods,
+            [
+                "bdev_malloc_create",
+                "bdev_nvme_attach_controller",
+                "replica_create",
+                "volume_create",
+                "volume_set_resync",
+            ]
+        );
+        assert_eq!(calls[1].params["replica_block_size"], 4096);
+        let unknown = text.replace("\"bn1\"", "\"cn1\"");
+        assert_eq!(config(&unknown).calls().expect_err("refused").what, "volume v");
     }
 
     #[test]

@@ -207,6 +207,45 @@ described! {
         hostnqn: Option<NqnName>,
         /// Seconds for which I/O waits for a lost connection before it fails with a path error. Default 0.
         fail_after_s: Option<u32>,
+        /// Seconds between attempts to connect, at most. Default 10.
+        reconnect_delay_s: Option<u32>,
+        /// Its one namespace is a replica of a volume with blocks of so many bytes: the device `NAMEn1` is there even while
+        /// the controller cannot be reached. Default: a controller that cannot be reached ends the start.
+        replica_block_size: Option<u32>,
+    }
+}
+
+described! {
+    /// A replica of a replicated volume, on a device of this node.
+    pub struct Replica {
+        /// Its name, and that of its device.
+        name: String,
+        /// The device it lies on.
+        device: String,
+        /// UUID of the volume.
+        volume: Uuid,
+        /// Bytes that hosts see, the same for all replicas. Default: what fits beside the metadata.
+        size: Option<ByteSize>,
+        /// The device reads as zeroes everywhere when the replica is made, so that it needs no copying. Default `false`.
+        zeroed: Option<bool>,
+    }
+}
+
+described! {
+    /// A replicated volume. It is not active until it is told to be, by RPC.
+    pub struct Volume {
+        /// Its name, and that of its device.
+        name: String,
+        /// Its UUID, the same on every node.
+        uuid: Uuid,
+        /// Devices of its replicas, 1 to 5, in the same order on every node.
+        replicas: Vec<String>,
+        /// Replicas that must be in sync for a write. Default 1.
+        min_in_sync: Option<u8>,
+        /// Mebibytes per second that are copied to replicas at most. Default: no limit.
+        rebuild_bandwidth_mb_s: Option<u64>,
+        /// Copies make room while reads and writes of hosts take longer than so many microseconds on average. Default: never.
+        rebuild_latency_target_us: Option<u64>,
     }
 }
 
@@ -339,6 +378,10 @@ described! {
         controllers: Vec<Controller> = Vec::new(),
         /// Thin volumes on devices.
         stores: Vec<Store> = Vec::new(),
+        /// Replicas of replicated volumes.
+        replicas: Vec<Replica> = Vec::new(),
+        /// Replicated volumes.
+        volumes: Vec<Volume> = Vec::new(),
         /// What hosts connect to.
         subsystems: Vec<Subsystem> = Vec::new(),
         /// How hosts find it.

@@ -63,7 +63,7 @@ pub enum ReplicationError {
     #[error("a volume named {0} exists already")]
     Exists(String),
     /// There is no such volume.
-    #[error("no volume named {0}")]
+    #[error("no volume or replica named {0}")]
     NotFound(String),
     /// A name that is no replica of the volume.
     #[error("{0} is no replica of the volume")]
@@ -77,6 +77,12 @@ pub enum ReplicationError {
     /// The volume is active here, so that it cannot be removed.
     #[error("volume {0} is active")]
     InUse(String),
+    /// Regions copied at a time: none, or too many.
+    #[error("{0} regions at a time: 1 to 4")]
+    Concurrency(u8),
+    /// A head is being accepted, or commands do not end.
+    #[error("replica {0} is being attached; try again")]
+    Attaching(String),
     /// The replicas did not all accept in time; it goes on trying.
     #[error("not every replica of volume {0} has accepted the head yet; see volume_get")]
     NotYet(String),

@@ -85,6 +85,8 @@ struct Copied {
     /// The first block.
     at: u64,
     buffer: Option<IoBuf>,
+    /// It is nothing but zeroes.
+    hole: bool,
 }
 
 struct Link {
@@ -460,9 +462,14 @@ impl Lane {
             }
             RequestOp::CopyRead { copy, at: from, blocks } => {
                 let buffer = self.pool.alloc_io(bytes(*blocks))?;
-                let copied = Copied { read: Some(request.id), at: *from, buffer: None };
+                let copied = Copied { read: Some(request.id), at: *from, buffer: None, hole: false };
                 self.copies[usize::from(*copy)] = copied;
                 (Op::Read { lba: at(*from), buffer }, Work::CopyRead { copy: *copy })
+            }
+            RequestOp::CopyWrite { copy, at: from, blocks } if self.copies[usize::from(*copy)].hole => {
+                // Less to send, and no space where there was none.
+                let op = Op::WriteZeroes { lba: at(*from), blocks: *blocks, deallocate: true, fua: false };
+                (op, Work::Plain)
             }
             RequestOp::CopyWrite { copy, at: from, .. } => {
                 let buffer = shared(self.copies[usize::from(*copy)].buffer.as_mut()?, &self.pool)?;
@@ -519,6 +526,7 @@ impl Lane {
                 let copied = &mut self.copies[usize::from(copy)];
                 // Another copy may be there by now, of something else.
                 if copied.read == Some(id) {
+                    copied.hole = buffer.as_ref().is_some_and(is_zero);
                     copied.buffer = buffer;
                 }
                 outcome_of(status)
@@ -646,6 +654,12 @@ impl Lane {
 fn slot_of(tag: u64) -> u32 {
     let [a, b, c, d, ..] = tag.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
+}
+
+/// Whether there is nothing but zeroes.
+fn is_zero(buffer: &IoBuf) -> bool {
+    let is_zero = |part: &[u8]| part.iter().fold(0, |bits, byte| bits | byte) == 0;
+    buffer.slices().all(|slice| slice.chunks(BLOCK_BYTES).all(is_zero))
 }
 
 /// The same bytes for one more replica.

@@ -13,6 +13,7 @@ mod driver;
 mod error;
 mod keeper;
 mod lane;
+mod options;
 mod replica;
 mod replica_queue;
 mod table;
@@ -20,6 +21,8 @@ mod volume;
 mod window;
 
 pub use error::ReplicationError;
+pub use options::ResyncOptions;
 pub use replica::{ReplicaDevice, ReplicaInfo};
 pub use table::{CreateVolume, ReplicaStatus, VolumeEvent, VolumeStatus, VolumeTable};
 pub use volume::VolumeDevice;
+pub(crate) use window::BLOCKS as REPLICA_BLOCKS;

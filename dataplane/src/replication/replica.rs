@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fabrics::Now;
 use reactors::Clock;
@@ -21,6 +21,10 @@ use crate::volume::{Epoch, HeadId, REGION_BYTES_MAX, Replica, ReplicaState, Sess
 
 /// How long a replica lets nobody else in after it heard from the head.
 pub(super) const LEASE: Duration = Duration::from_secs(2);
+/// How long commands of a head that is refused are waited for.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How often they are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Base-two logarithm of [`BLOCK_BYTES`].
 pub(super) const BLOCK_SHIFT: u8 = 12;
 
@@ -260,6 +264,42 @@ impl ReplicaDevice {
             attached: state.machine.session().is_some(),
             sound: state.machine.is_sound(),
         }
+    }
+
+    /// Refuses heads below an epoch from now on, and over restarts. Returns once nothing of them is under way.
+    pub(super) fn forbid(&self, epoch: Epoch) -> Result<(), ReplicationError> {
+        let shared = &self.shared;
+        let busy = || ReplicationError::Attaching(shared.name.to_string());
+        let nobody = HeadId(Uuid::new_v4().as_u128());
+        let mut disk = Disk::open(&shared.base)?;
+        let (wanted, block, at) = {
+            let mut state = shared.lock();
+            if state.persisting {
+                return Err(busy());
+            }
+            let Some(wanted) = state.machine.forbid(epoch, nobody) else { return Ok(()) };
+            state.persisting = true;
+            let superblock = Superblock { state: wanted, ..state.superblock };
+            let sequence = state.sequence + 1;
+            let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64) + format::superblock_at(sequence);
+            (wanted, format::encode_superblock(&superblock, sequence), at)
+        };
+        let written = disk.media.write(Block(at), &block).and_then(|()| disk.media.flush());
+        let mut state = shared.lock();
+        state.persisting = false;
+        written?;
+        state.sequence += 1;
+        state.superblock.state = wanted;
+        state.machine.forbidden(wanted);
+        drop(state);
+        let deadline = Instant::now() + DRAIN_MAX;
+        while shared.lock().machine.is_busy() {
+            if Instant::now() > deadline {
+                return Err(busy());
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Name of the device it lies on.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::ReplicationError;
+use super::options::ResyncOptions;
 use super::replica::{ReplicaDevice, ReplicaInfo};
 use super::volume::{HeadStatus, Shape, VolumeDevice};
 use super::window::{Answers, DOOR_BYTES};
@@ -47,6 +48,8 @@ pub struct ReplicaStatus {
     pub attached: bool,
     /// Given up, and still recorded.
     pub failed: bool,
+    /// Nothing is copied to it, because somebody said so.
+    pub kept_out: bool,
     /// Regions that are still to be copied to it.
     pub regions_stale: u64,
 }
@@ -66,6 +69,12 @@ pub struct VolumeStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Regions whose intent bit is set.
     pub regions_dirty: u64,
+    /// Bytes of a region.
+    pub region_bytes: u32,
+    /// How regions are copied.
+    pub resync: ResyncOptions,
+    /// How long reads and writes of hosts take on average, in nanoseconds.
+    pub latency_ns: Option<u64>,
     /// What the last activation has done.
     pub counters: VolumeCounters,
 }
@@ -329,6 +338,47 @@ impl VolumeTable {
         Ok(())
     }
 
+    /// Changes how regions are copied.
+    ///
+    /// # Errors
+    /// When there is no such volume, or not so many regions can be copied at a time.
+    pub fn set_resync(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut ResyncOptions),
+    ) -> Result<(), ReplicationError> {
+        let (_, volume) = self.volume(name)?;
+        let mut options = volume.resync();
+        change(&mut options);
+        if !options.is_valid() {
+            return Err(ReplicationError::Concurrency(options.concurrency));
+        }
+        volume.set_resync(options);
+        Ok(())
+    }
+
+    /// Stops to copy to a replica that is not in sync, and leaves it alone; or takes it back.
+    ///
+    /// # Errors
+    /// When there is no such volume or replica, the volume is not active here, or the replica is in sync.
+    pub fn keep_out(&self, name: &str, replica: &str, out: bool) -> Result<(), ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        for index in members(&create, &[replica.to_owned()])?.iter() {
+            if out { volume.keep_out(index)? } else { volume.let_come(index)? }
+        }
+        Ok(())
+    }
+
+    /// Lets a replica refuse heads below an epoch, whoever they are, and what is on its way from them.
+    ///
+    /// # Errors
+    /// When there is no such replica, its device fails, or it is being accepted by a head just now.
+    pub fn fence_replica(&self, name: &str, epoch: u64) -> Result<(), ReplicationError> {
+        let replica = locked(&self.replicas).get(name).cloned();
+        let replica = replica.ok_or_else(|| ReplicationError::NotFound(name.to_owned()))?;
+        replica.forbid(Epoch(epoch))
+    }
+
     /// One volume.
     ///
     /// # Errors
@@ -398,6 +448,7 @@ fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
             in_sync: has(|head| head.recorded, index),
             attached: has(|head| head.attached, index),
             failed: has(|head| head.failed, index),
+            kept_out: has(|head| head.kept_out, index),
             regions_stale: head.as_ref().map_or(0, |head| head.stale[index.index()]),
         }
     };
@@ -408,6 +459,9 @@ fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
         epoch: head.as_ref().map(|head| head.epoch.0),
         replicas,
         regions_dirty: head.as_ref().map_or(0, |head| head.dirty),
+        region_bytes: volume.shape().region_bytes,
+        resync: volume.resync(),
+        latency_ns: head.as_ref().and_then(|head| head.latency_ns),
         counters: head.map(|head| head.counters).unwrap_or_default(),
         created,
     }

@@ -13,6 +13,7 @@ use super::driver::{Head, OnEvent};
 use super::error::ReplicationError;
 use super::keeper;
 use super::lane::Lane;
+use super::options::ResyncOptions;
 use super::replica::{LEASE, Place};
 use crate::device::{
     BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Meter, Operations,
@@ -33,7 +34,7 @@ const ATTACH_NS: u64 = fabrics::NS_PER_S / 2;
 /// Commands of a volume at a time, over all reactors.
 const COMMANDS_MAX: u32 = 1024;
 /// Regions copied at a time.
-const COPIES_MAX: u8 = 4;
+pub(super) const COPIES_MAX: u8 = 4;
 
 /// What a volume is made of.
 #[derive(Clone)]
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub(super) uuid: Uuid,
     pub(super) block_size: BlockSize,
     head: Mutex<Option<Arc<Head>>>,
+    resync: Mutex<ResyncOptions>,
     /// Counts the changes of `head`.
     generation: AtomicU64,
     counters: CounterBook,
@@ -105,6 +107,8 @@ pub(super) struct HeadStatus {
     pub(super) recorded: Members,
     pub(super) attached: Members,
     pub(super) failed: Members,
+    pub(super) kept_out: Members,
+    pub(super) latency_ns: Option<u64>,
     pub(super) stale: Vec<u64>,
     pub(super) dirty: u64,
     pub(super) counters: VolumeCounters,
@@ -117,6 +121,7 @@ impl VolumeDevice {
             block_size: shape.block_size,
             shape,
             head: Mutex::default(),
+            resync: Mutex::default(),
             generation: AtomicU64::new(0),
             counters: CounterBook::default(),
             clock: Clock::new(),
@@ -164,7 +169,7 @@ impl VolumeDevice {
             slow_ns: SLOW_NS,
             commands_max: COMMANDS_MAX,
             copies_max: COPIES_MAX,
-            copy_blocks_per_s: None,
+            pace: self.resync().pace(shape.block_size.shift()),
             clean_ns: CLEAN_NS,
             attach_ns: ATTACH_NS,
         };
@@ -201,6 +206,37 @@ impl VolumeDevice {
         }
     }
 
+    /// How regions are copied.
+    pub(super) fn resync(&self) -> ResyncOptions {
+        *self.shared.resync.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how regions are copied, now and when it is activated again.
+    pub(super) fn set_resync(&self, options: ResyncOptions) {
+        *self.shared.resync.lock().unwrap_or_else(PoisonError::into_inner) = options;
+        if let Some(active) = &*self.active() {
+            let pace = options.pace(self.shared.block_size.shift());
+            active.head.lock().set_pace(pace, self.now());
+        }
+    }
+
+    /// Stops to copy to a replica until it may come back.
+    pub(super) fn keep_out(&self, replica: ReplicaIndex) -> Result<(), MembersRefused> {
+        match &*self.active() {
+            Some(active) => active.head.lock().keep_out(replica, self.now()),
+            None => Err(MembersRefused::NotActive),
+        }
+    }
+
+    /// Takes a replica back that was kept out.
+    pub(super) fn let_come(&self, replica: ReplicaIndex) -> Result<(), MembersRefused> {
+        match &*self.active() {
+            Some(active) => active.head.lock().let_come(replica),
+            None => return Err(MembersRefused::NotActive),
+        }
+        Ok(())
+    }
+
     /// How the last activation is.
     pub(super) fn status(&self) -> Option<HeadStatus> {
         let active = self.active();
@@ -212,6 +248,8 @@ impl VolumeDevice {
             recorded: machine.recorded(),
             attached: machine.attached(),
             failed: machine.failed(),
+            kept_out: machine.kept_out(),
+            latency_ns: machine.latency_ns(),
             stale: replicas.iter().map(|replica| machine.regions_stale(replica)).collect(),
             dirty: machine.regions_dirty(),
             counters: machine.counters(),

@@ -29,7 +29,7 @@ const ANSWER_MAGIC: [u8; 8] = *b"PLXANSW1";
 const ANSWER_BYTES: usize = 64;
 
 /// Capacity of a replica's device in logical blocks, all windows together.
-pub(super) const BLOCKS: u64 = (WINDOWS as u64) << WINDOW_SHIFT;
+pub(crate) const BLOCKS: u64 = (WINDOWS as u64) << WINDOW_SHIFT;
 
 /// The address of a block in a window.
 pub(super) fn lba(window: u16, block: u64) -> Lba {

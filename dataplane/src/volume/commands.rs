@@ -30,6 +30,8 @@ enum Step {
 pub(super) struct Command {
     tag: u64,
     lane: Lane,
+    /// When it came.
+    since: Now,
     operation: Operation,
     step: Step,
     /// The part that is under way now; of most commands the whole.
@@ -83,6 +85,7 @@ impl Volume {
         self.commands[slot as usize] = Some(Command {
             tag,
             lane,
+            since: now,
             operation,
             step: Step::Blocks,
             blocks,
@@ -347,6 +350,11 @@ impl Volume {
     /// Ends a command well, if nobody else can have become the head meanwhile.
     fn acknowledge(&mut self, slot: u32, now: Now) {
         if self.holds_leases(now) {
+            let command = self.command(slot);
+            if command.operation != Operation::Flush {
+                let took_ns = now.since(command.since);
+                self.copying.on_command(took_ns);
+            }
             self.end(slot, Ok(()));
         } else {
             self.depose(false);

@@ -8,6 +8,7 @@ use fabrics::Now;
 use super::commands::Command;
 use super::guard::{Guard, Owner};
 use super::intent::Intent;
+use super::pace::Pace;
 use super::pending::{Pending, PendingTable, Purpose};
 use super::resync::Copying;
 use super::{
@@ -38,10 +39,10 @@ pub struct Config {
     pub slow_ns: u64,
     /// Commands at a time.
     pub commands_max: u32,
-    /// Regions that are copied at a time: 1 to 16.
+    /// Regions that may ever be copied at a time: 1 to 16.
     pub copies_max: u8,
-    /// Bytes per second that are copied at most; `None` for no limit.
-    pub copy_blocks_per_s: Option<u64>,
+    /// How regions are copied at first.
+    pub pace: Pace,
     /// Idle regions are looked for, to clear their bits, this often.
     pub clean_ns: u64,
     /// A replica that is not attached is tried this often.
@@ -162,6 +163,8 @@ pub struct Volume {
     pub(super) failed: Members,
     /// Asked to be attached.
     pub(super) attaching: Members,
+    /// Not to be attached, until somebody says otherwise.
+    pub(super) held: Members,
     /// When proposals that nobody followed are made again.
     pub(super) propose_at: Now,
     pub(super) peers: Vec<Peer>,
@@ -223,6 +226,7 @@ impl Volume {
             syncing: Members::NONE,
             failed: Members::NONE,
             attaching: Members::NONE,
+            held: Members::NONE,
             propose_at: now,
             peers: (0..config.replicas).map(|_| peer()).collect(),
             commands: (0..config.commands_max).map(|_| None).collect(),
@@ -231,7 +235,7 @@ impl Volume {
             intent: Intent::new(config.replicas, regions),
             intent_waiters: Vec::new(),
             sync_waiters: Vec::new(),
-            copying: Copying::new(config.copies_max, regions, now),
+            copying: Copying::new(config.copies_max, config.pace, regions, now),
             granted: Vec::new(),
             requests: PendingTable::default(),
             outbox: Vec::new(),
@@ -463,6 +467,7 @@ impl Volume {
         self.fence_due(now);
         self.attach_absent(now);
         self.propose_again(now);
+        self.copying.adapt();
         self.clean(now);
         self.run(now);
     }

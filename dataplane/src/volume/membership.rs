@@ -20,6 +20,9 @@ pub enum MembersRefused {
     /// It names replicas that do not hold everything, or none.
     #[error("replicas {0:?} are not in sync")]
     NotInSync(Members),
+    /// Replicas that are in sync cannot be kept out.
+    #[error("replicas {0:?} are in sync")]
+    InSync(Members),
     /// The head does not serve.
     #[error("the volume is not active here")]
     NotActive,
@@ -334,12 +337,39 @@ impl Volume {
 
     // Replicas that come
 
+    /// Stops to copy to a replica that is not in sync, and leaves it alone until [`Volume::let_come`].
+    ///
+    /// # Errors
+    /// It is in sync, or about to be recorded as such.
+    pub fn keep_out(&mut self, replica: ReplicaIndex, now: Now) -> Result<(), MembersRefused> {
+        let counted = self.recorded | self.pledged;
+        if counted.has(replica) || replica.index() >= self.peers.len() {
+            return Err(MembersRefused::InSync(Members::one(replica)));
+        }
+        self.held.insert(replica);
+        if (self.syncing | self.attaching).has(replica) {
+            self.fail(replica, LossReason::Cancelled, now);
+            self.run(now);
+        }
+        Ok(())
+    }
+
+    /// Takes a replica back that was kept out.
+    pub fn let_come(&mut self, replica: ReplicaIndex) {
+        self.held.remove(replica);
+    }
+
+    /// Replicas that are kept out.
+    pub fn kept_out(&self) -> Members {
+        self.held
+    }
+
     /// Asks replicas that are not part of anything whether they are there.
     pub(super) fn attach_absent(&mut self, now: Now) {
         if self.phase != Phase::Active {
             return;
         }
-        let known = self.recorded | self.pledged | self.syncing | self.attaching | self.failed;
+        let known = self.recorded | self.pledged | self.syncing | self.attaching | self.failed | self.held;
         let absent = Members::first(self.config.replicas) - known;
         for replica in absent.iter() {
             let peer = &mut self.peers[replica.index()];

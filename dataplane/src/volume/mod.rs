@@ -22,6 +22,7 @@ mod intent;
 mod machine;
 mod members;
 mod membership;
+mod pace;
 mod pending;
 mod replica;
 mod request;
@@ -36,6 +37,7 @@ pub use bitmap::Bitmap;
 pub use machine::{Config, Phase, Refused, Volume, VolumeCounters};
 pub use members::{Members, ReplicaIndex};
 pub use membership::MembersRefused;
+pub use pace::Pace;
 pub use replica::{FenceStep, Replica, ReplicaState};
 pub use request::{Event, Failure, LossReason, Operation, Outcome, Request, RequestId, RequestOp};
 

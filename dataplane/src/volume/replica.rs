@@ -97,6 +97,30 @@ impl Replica {
         self.lease_until = now.after_ns(self.lease_ns);
     }
 
+    /// Heads below `epoch` are refused from now on, whoever they are. What [`Replica::forbidden`] is to be called with once
+    /// it is durable; `None` when they are refused already. `nobody` is an identity that no head has: with it, a lease that
+    /// is given lasts over a restart.
+    pub fn forbid(&mut self, epoch: Epoch, nobody: HeadId) -> Option<ReplicaState> {
+        let below = Epoch(epoch.0.checked_sub(1)?);
+        (below > self.state.epoch).then(|| {
+            // Nothing more is taken from whoever is attached.
+            self.session = None;
+            ReplicaState { epoch: below, head: nobody }
+        })
+    }
+
+    /// What [`Replica::forbid`] asked for is durable.
+    pub fn forbidden(&mut self, state: ReplicaState) {
+        assert!(state.epoch > self.state.epoch);
+        self.session = None;
+        self.state = state;
+    }
+
+    /// Whether requests are under way.
+    pub fn is_busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// A request came; whether it is to be carried out. Then [`Replica::done`] follows.
     #[must_use]
     pub fn admit(&mut self, session: Session, now: Now) -> bool {
@@ -172,6 +196,20 @@ mod tests {
         assert_eq!(replica.fence(Epoch(4), H2, late), FenceStep::Superseded);
         assert_eq!(replica.fence(Epoch(5), H2, late), FenceStep::Superseded);
         assert!(matches!(replica.fence(Epoch(5), H1, late), FenceStep::Persist(_)));
+    }
+
+    #[test]
+    fn a_forbidden_head_is_refused_at_once_and_its_lease_still_runs() {
+        let mut replica = held_by(H1, Epoch(3));
+        assert_eq!(replica.forbid(Epoch(4), HeadId(9)), None, "lower epochs are refused already");
+        let state = replica.forbid(Epoch(6), HeadId(9)).unwrap();
+        replica.forbidden(state);
+        assert!(!replica.admit(H1, Now(1)) && !replica.renew(H1, true, Now(1)));
+        assert_eq!(replica.fence(Epoch(5), H1, Now(1)), FenceStep::Superseded);
+        assert!(matches!(replica.fence(Epoch(6), H2, Now(LEASE - 1)), FenceStep::Later { .. }));
+        assert!(matches!(replica.fence(Epoch(6), H2, Now(LEASE)), FenceStep::Persist(_)));
+        let restarted = Replica::new(state, LEASE, Now(5)).fence(Epoch(6), H2, Now(6));
+        assert!(matches!(restarted, FenceStep::Later { .. }));
     }
 
     #[test]

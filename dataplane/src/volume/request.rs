@@ -185,6 +185,8 @@ pub enum LossReason {
     Media,
     /// It restarted, and may lack what was not flushed.
     Restarted,
+    /// Somebody wants it to be left alone.
+    Cancelled,
 }
 
 impl LossReason {
@@ -195,6 +197,7 @@ impl LossReason {
             Self::Slow => "slow",
             Self::Media => "media",
             Self::Restarted => "restarted",
+            Self::Cancelled => "cancelled",
         }
     }
 }

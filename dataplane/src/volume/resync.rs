@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use fabrics::{NS_PER_S, Now};
+use fabrics::Now;
 
 use super::guard::Owner;
 use super::machine::{Phase, Volume};
+use super::pace::{Pace, Pacer};
 use super::pending::Purpose;
 use super::{Bitmap, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
 
@@ -39,8 +40,7 @@ pub(super) struct Copying {
     hurried: VecDeque<u64>,
     /// Where the search for the next region goes on.
     cursor: u64,
-    /// No copy starts before this.
-    next_at: Now,
+    pacer: Pacer,
     /// Flushes of a cycle of clearing that have not been answered; `None` outside of a cycle.
     clean_pending: Option<Members>,
     cycle: u32,
@@ -50,12 +50,12 @@ pub(super) struct Copying {
 }
 
 impl Copying {
-    pub(super) fn new(copies_max: u8, regions: u64, now: Now) -> Self {
+    pub(super) fn new(copies_max: u8, pace: Pace, regions: u64, now: Now) -> Self {
         Self {
             copies: vec![None; usize::from(copies_max)],
             hurried: VecDeque::new(),
             cursor: 0,
-            next_at: now,
+            pacer: Pacer::new(pace, now),
             clean_pending: None,
             cycle: 0,
             clean_at: now,
@@ -76,12 +76,44 @@ impl Copying {
         }
     }
 
+    /// How many are under way.
+    fn busy(&self) -> usize {
+        self.copies.iter().flatten().count()
+    }
+
+    /// A command of a host took so long.
+    #[inline]
+    pub(super) fn on_command(&mut self, took_ns: u64) {
+        self.pacer.on_command(took_ns);
+    }
+
+    /// Time has passed.
+    pub(super) fn adapt(&mut self) {
+        self.pacer.adapt();
+    }
+
     fn is_busy_with(&self, region: u64) -> bool {
         self.copies.iter().flatten().any(|copy| copy.region == region)
     }
 }
 
 impl Volume {
+    /// How regions are copied.
+    pub fn pace(&self) -> Pace {
+        self.copying.pacer.pace
+    }
+
+    /// Changes how regions are copied from now on.
+    pub fn set_pace(&mut self, pace: Pace, now: Now) {
+        self.copying.pacer = Pacer::new(pace, now);
+        self.run(now);
+    }
+
+    /// How long reads and writes of hosts take on average, in nanoseconds; `None` before the first.
+    pub fn latency_ns(&self) -> Option<u64> {
+        self.copying.pacer.latency_ns()
+    }
+
     /// Attached replicas for which a region may be old.
     fn lacking(&self, region: u64) -> Members {
         self.attached().iter().filter(|replica| self.peers[replica.index()].stale.has(region)).collect()
@@ -102,19 +134,12 @@ impl Volume {
             let Some(region) = self.next_region(now) else { return };
             let copy = Copy { region, step: Step::Blocks, tried: Members::NONE };
             self.copying.copies[place] = Some(copy);
-            self.pace(region, now);
+            let blocks = self.region_blocks(region);
+            self.copying.pacer.on_start(blocks.end - blocks.start, now);
             let place = u8::try_from(place).unwrap_or(u8::MAX);
             if self.guard.acquire(Owner::Copy(place), self.region_blocks(region), true) {
                 self.on_copy_blocks(place, now);
             }
-        }
-    }
-
-    fn pace(&mut self, region: u64, now: Now) {
-        if let Some(rate) = self.config.copy_blocks_per_s {
-            let blocks = self.region_blocks(region);
-            let ns = (blocks.end - blocks.start).saturating_mul(NS_PER_S) / rate.max(1);
-            self.copying.next_at = self.copying.next_at.max(now).after_ns(ns);
         }
     }
 
@@ -125,7 +150,7 @@ impl Volume {
                 return Some(region);
             }
         }
-        if now < self.copying.next_at {
+        if !self.copying.pacer.lets_start(self.copying.busy(), now) {
             return None;
         }
         let from = self.copying.cursor;
@@ -241,6 +266,7 @@ impl Volume {
 
     fn end_copy(&mut self, place: u8, now: Now) {
         self.copying.copies[usize::from(place)] = None;
+        self.copying.pacer.on_end(now);
         self.guard.release(Owner::Copy(place), &mut self.granted);
         self.wake_sync_waiters(now);
     }

@@ -4,8 +4,8 @@ use fabrics::Now;
 use nvme::Status;
 
 use super::{
-    Bitmap, Config, Epoch, Event, Failure, HeadId, Lane, LossReason, Members, Operation, Outcome, Phase,
-    ReplicaIndex, Request, RequestOp, Volume,
+    Bitmap, Config, Epoch, Event, Failure, HeadId, Lane, LossReason, Members, Operation, Outcome, Pace,
+    Phase, ReplicaIndex, Request, RequestOp, Volume,
 };
 
 const MS: u64 = fabrics::NS_PER_MS;
@@ -27,7 +27,7 @@ fn config() -> Config {
         slow_ns: 800 * MS,
         commands_max: 8,
         copies_max: 2,
-        copy_blocks_per_s: None,
+        pace: Pace::full(2),
         clean_ns: 1000 * MS,
         attach_ns: 500 * MS,
     }
@@ -44,7 +44,17 @@ struct Bench {
 impl Bench {
     /// Both replicas have accepted it; these regions may differ.
     fn active(dirty: &[u64]) -> Self {
-        let volume = Volume::new(config(), Epoch(1), Members::first(2), Now(0));
+        Self::serving(config(), dirty)
+    }
+
+    /// The same, with nothing to be copied that nobody wants to read.
+    fn paused(dirty: &[u64]) -> Self {
+        let pace = Pace { paused: true, ..Pace::full(2) };
+        Self::serving(Config { pace, ..config() }, dirty)
+    }
+
+    fn serving(config: Config, dirty: &[u64]) -> Self {
+        let volume = Volume::new(config, Epoch(1), Members::first(2), Now(0));
         let mut bench = Self { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
         let mut intent = Bitmap::new(8);
         for region in dirty {
@@ -236,4 +246,59 @@ fn a_replica_that_was_made_anew_gets_everything_and_is_never_taken_for_an_old_on
     bench.look();
     bench.answer(B, is_fence, joined(true));
     assert!(bench.told.contains(&Event::Resync { replica: B, regions: 8 }), "{:?}", bench.told);
+}
+
+#[test]
+fn copying_is_paused_and_goes_on_but_what_reads_wait_for_is_copied_all_the_same() {
+    let is_copy = |op: &RequestOp| matches!(op, RequestOp::CopyRead { .. });
+    let copies = |bench: &Bench| bench.wanted.iter().filter(|request| is_copy(&request.op)).count();
+    assert_eq!(copies(&Bench::active(&[0, 3])), 2);
+    let mut bench = Bench::paused(&[0, 3]);
+    assert_eq!(copies(&bench), 0);
+    bench.submit(7, READ);
+    assert_eq!(copies(&bench), 1);
+    bench.answer(A, |op| matches!(op, RequestOp::CopyRead { at: 0, .. }), Outcome::Done);
+    bench.answer(B, |op| matches!(op, RequestOp::CopyWrite { at: 0, .. }), Outcome::Done);
+    assert_eq!(copies(&bench), 0);
+    bench.volume.set_pace(Pace::full(1), bench.now);
+    bench.look();
+    assert_eq!(copies(&bench), 1);
+}
+
+#[test]
+fn a_replica_that_is_kept_out_is_left_alone_until_it_may_come_back() {
+    let mut bench = Bench::active(&[]);
+    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
+    let joined = || Outcome::Joined { sound: true, fresh: true, intent: Box::new(Bitmap::new(8)) };
+    assert!(bench.volume.keep_out(B, bench.now).is_err(), "it is in sync");
+    bench.store_bits();
+    bench.submit(7, WRITE);
+    bench.answer(B, is_intent, Outcome::Lost);
+    bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
+    bench.look();
+    bench.answer(A, is_fence, joined());
+    let later = |bench: &mut Bench, ns: u64| {
+        bench.now = bench.now.after_ns(ns);
+        bench.volume.on_tick(bench.now);
+        bench.look();
+        while bench.find(A, |op| matches!(op, RequestOp::Renew { .. })).is_some() {
+            bench.answer(A, |op| matches!(op, RequestOp::Renew { .. }), Outcome::Done);
+        }
+        bench.store_bits();
+    };
+    later(&mut bench, 600 * MS);
+    bench.answer(B, is_fence, joined());
+    assert!(bench.told.iter().any(|event| matches!(event, Event::Resync { .. })));
+    bench.volume.keep_out(B, bench.now).unwrap();
+    bench.look();
+    assert!(bench.told.contains(&Event::Detached { replica: B, reason: LossReason::Cancelled }));
+    while let Some(at) = bench.wanted.iter().position(|request| request.replica == B) {
+        let request = bench.wanted.remove(at);
+        bench.volume.finish(request.id, Outcome::Lost, bench.now);
+    }
+    later(&mut bench, 700 * MS);
+    assert!(bench.find(B, is_fence).is_none());
+    bench.volume.let_come(B);
+    later(&mut bench, 100 * MS);
+    assert!(bench.find(B, is_fence).is_some());
 }

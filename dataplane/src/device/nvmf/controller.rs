@@ -115,16 +115,29 @@ impl Drop for NvmfController {
     }
 }
 
-/// Connects and identifies the namespaces.
-fn open(config: NvmfConfig, on_resize: OnResize) -> Result<(Arc<Watched>, Blocking), AttachError> {
-    let mut host = connect(&config)?;
+fn find(config: &NvmfConfig) -> Result<(Vec<identify::Found>, Blocking), AttachError> {
+    let mut host = connect(config)?;
     let found = identify::namespaces(&mut host, &config.name)?;
+    Ok((found, host))
+}
+
+/// Connects and identifies the namespaces; takes on trust what they are when that is allowed.
+fn open(config: NvmfConfig, on_resize: OnResize) -> Result<(Arc<Watched>, Option<Blocking>), AttachError> {
+    let (found, host, state) = match (find(&config), config.replica_block_size) {
+        (Ok((found, host)), _) => (found, Some(host), ControllerState::Up),
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(block_size)) => {
+            let error = error.to_string();
+            tracing::warn!(controller = config.name, error, "not reached yet");
+            (vec![identify::replica(&config, block_size)], None, ControllerState::Down { error })
+        }
+    };
     let device = |found: identify::Found| {
         let identify::Found { nsid, uuid, shape, blocks } = found;
         Arc::new(NvmfDevice::new(&config, nsid, uuid, shape, blocks))
     };
     let devices = found.into_iter().map(device).collect();
-    let (state, stop) = (Mutex::new(ControllerState::Up), AtomicBool::new(false));
+    let (state, stop) = (Mutex::new(state), AtomicBool::new(false));
     Ok((Arc::new(Watched { config, devices, state, stop, on_resize }), host))
 }
 
@@ -145,9 +158,9 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(watched: Arc<Watched>, host: Blocking) -> Self {
+    fn new(watched: Arc<Watched>, host: Option<Blocking>) -> Self {
         let reconnect = Reconnect::new(watched.config.reconnect);
-        Self { watched, host: Some(host), reconnect, clock: Clock::new(), again_at: Now(0) }
+        Self { watched, host, reconnect, clock: Clock::new(), again_at: Now(0) }
     }
 
     fn now(&self) -> Now {

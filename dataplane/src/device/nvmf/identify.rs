@@ -7,8 +7,9 @@ use nvme::{Nqn, Nsid};
 use transport::host::Blocking;
 use uuid::Uuid;
 
-use super::AttachError;
+use super::{AttachError, NvmfConfig};
 use crate::device::shape::Shape;
+use crate::device::{BlockSize, Operations};
 
 /// Identifiers in one page of the active namespace list (base 2.1 §5.1.13.2.2).
 const NSIDS_PER_PAGE: usize = 1024;
@@ -21,6 +22,20 @@ pub(super) struct Found {
     pub(super) uuid: Uuid,
     pub(super) shape: Shape,
     pub(super) blocks: u64,
+}
+
+/// What a replica on the other side is, before it can be asked: its device is as large as addresses go, whatever the volume.
+pub(super) fn replica(config: &NvmfConfig, block_size: BlockSize) -> Found {
+    let nsid = Nsid(1);
+    let shape = Shape {
+        block_size,
+        write_cache: true,
+        operations: Operations::FUA | Operations::WRITE_ZEROES,
+        atomic_blocks: 1,
+        preferred_blocks: 1,
+    };
+    let uuid = Uuid::new_v5(&NAMESPACE_UUIDS, format!("{} {nsid}", config.host.bringup.subnqn).as_bytes());
+    Found { nsid, uuid, shape, blocks: crate::replication::REPLICA_BLOCKS }
 }
 
 /// Every active namespace, in order.

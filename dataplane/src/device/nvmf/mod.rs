@@ -28,7 +28,7 @@ use self::queue::NvmfQueue;
 use super::api::Geometry;
 use super::counters::CounterBook;
 use super::shape::Shape;
-use super::{Device, DeviceCounters, DeviceError, DeviceInfo, Queue, QueueContext};
+use super::{BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Queue, QueueContext};
 
 /// How long commands wait for the first connection of a queue, at least: it is made only when the queue is opened.
 const FIRST_CONNECTION: Duration = Duration::from_secs(5);
@@ -49,6 +49,8 @@ pub struct NvmfConfig {
     pub reconnect: ReconnectPolicy,
     /// How long commands wait for a lost connection before they fail; zero fails them at once.
     pub fail_after: Duration,
+    /// Its one namespace is a replica with such blocks: its device is there even while the controller cannot be reached.
+    pub replica_block_size: Option<BlockSize>,
 }
 
 /// Why a controller was not attached.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::done;
 use crate::described;
-use crate::replication::{CreateVolume, ReplicationError, VolumeStatus};
+use crate::replication::{CreateVolume, ReplicationError, ResyncOptions, VolumeStatus};
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::notify::Topic;
@@ -27,6 +27,10 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "volume_activate" (Record) -> "`true`", volume_activate, "Makes this node the head of a volume, for a record: nobody else may ever be for the same epoch. Waits until it serves; ANA states of its namespaces become `optimized`."),
     method!(read "volume_deactivate" (Named) -> "`true`", volume_deactivate, "Lets go of a volume: what is under way is finished, then another node may be the head at once. ANA states of its namespaces become `inaccessible` first."),
     method!(read "volume_set_members" (Record) -> "`true`", volume_set_members, "Tells the head that the next epoch was recorded, and with which replicas in sync."),
+    method!(change "volume_set_resync" (SetResync) -> "`true`", volume_set_resync, "Changes how regions are copied to replicas that lack them: pauses, limits, and how hosts are spared. What is not given stays."),
+    method!(read "volume_cancel_resync" (OneReplica) -> "`true`", volume_cancel_resync, "Stops to copy to a replica that is not in sync, and leaves it alone until `volume_resume_resync`."),
+    method!(read "volume_resume_resync" (OneReplica) -> "`true`", volume_resume_resync, "Takes a replica back that `volume_cancel_resync` left alone: what it lacks is copied."),
+    method!(read "replica_fence" (ReplicaFence) -> "`true`", replica_fence, "Lets a replica of this process refuse every head below an epoch, also after a restart. Returns once nothing of them is under way."),
     method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
     method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
     method!(read "volume_events" (VolumeEvents) -> "a list of events with `id` and `volume`", volume_events, "Gives what happened to volumes, and waits for it when asked to."),
@@ -84,6 +88,43 @@ described! {
 }
 
 described! {
+    /// How regions are copied.
+    struct SetResync {
+        /// Name of the volume.
+        name: String,
+        /// Copy nothing but what reads wait for.
+        paused: Option<bool>,
+        /// Regions at a time, 1 to 4. At first 4.
+        concurrency: Option<u8>,
+        /// Mebibytes per second that are copied at most; 0, as at first, for no limit.
+        bandwidth_mb_sec: Option<u64>,
+        /// Copies make room while reads and writes of hosts take longer than so many microseconds on average; 0, as at first:
+        /// they never do.
+        rebuild_latency_target_us: Option<u64>,
+    }
+}
+
+described! {
+    /// A replica of a volume.
+    struct OneReplica {
+        /// Name of the volume.
+        name: String,
+        /// The device of the replica.
+        replica: String,
+    }
+}
+
+described! {
+    /// Whom a replica refuses.
+    struct ReplicaFence {
+        /// Name of the replica.
+        name: String,
+        /// The lowest epoch that a head may have.
+        epoch: u64,
+    }
+}
+
+described! {
     /// Which events.
     struct VolumeEvents {
         /// Only those with a higher `id`. Default 0.
@@ -93,6 +134,8 @@ described! {
     }
 }
 
+/// What a megabyte is in names of parameters, as SPDK has it.
+const MIB: u64 = 1 << 20;
 /// The longest that a call waits for an event.
 const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -101,7 +144,9 @@ fn refused(error: &ReplicationError) -> RpcError {
         ReplicationError::Device(error) => return super::bdev::refused(error),
         ReplicationError::Exists(_) => Errno::EXIST,
         ReplicationError::NotFound(_) => Errno::NODEV,
-        ReplicationError::Active(_) | ReplicationError::InUse(_) => Errno::BUSY,
+        ReplicationError::Active(_) | ReplicationError::InUse(_) | ReplicationError::Attaching(_) => {
+            Errno::BUSY
+        }
         ReplicationError::NotYet(_) => Errno::INPROGRESS,
         ReplicationError::Members(_) => Errno::STALE,
         ReplicationError::TooSmall { .. } => Errno::NOSPC,
@@ -203,6 +248,33 @@ fn volume_set_members(control: &Control, params: Record) -> RpcResult {
     outcome(control.volumes.set_members(&params.name, params.epoch, &params.in_sync))
 }
 
+fn volume_set_resync(control: &Control, params: SetResync) -> RpcResult {
+    let SetResync { name, paused, concurrency, bandwidth_mb_sec, rebuild_latency_target_us } = params;
+    let change = |options: &mut ResyncOptions| {
+        options.paused = paused.unwrap_or(options.paused);
+        options.concurrency = concurrency.unwrap_or(options.concurrency);
+        if let Some(mb) = bandwidth_mb_sec {
+            options.bytes_per_s = (mb > 0).then(|| mb.saturating_mul(MIB));
+        }
+        if let Some(us) = rebuild_latency_target_us {
+            options.latency_target = (us > 0).then(|| Duration::from_micros(us));
+        }
+    };
+    outcome(control.volumes.set_resync(&name, change))
+}
+
+fn volume_cancel_resync(control: &Control, params: OneReplica) -> RpcResult {
+    outcome(control.volumes.keep_out(&params.name, &params.replica, true))
+}
+
+fn volume_resume_resync(control: &Control, params: OneReplica) -> RpcResult {
+    outcome(control.volumes.keep_out(&params.name, &params.replica, false))
+}
+
+fn replica_fence(control: &Control, params: ReplicaFence) -> RpcResult {
+    outcome(control.volumes.fence_replica(&params.name, params.epoch))
+}
+
 fn volume_get(control: &Control, params: Named) -> RpcResult {
     control.volumes.get(&params.name).map(|status| show(&status)).map_err(|error| refused(&error))
 }
@@ -218,6 +290,7 @@ fn show(status: &VolumeStatus) -> Value {
             "in_sync": replica.in_sync,
             "attached": replica.attached,
             "failed": replica.failed,
+            "kept_out": replica.kept_out,
             "regions_stale": replica.regions_stale,
         })
     };
@@ -233,7 +306,45 @@ fn show(status: &VolumeStatus) -> Value {
         "regions_copied": status.counters.regions_copied,
         "regions_to_copy": status.counters.regions_to_copy,
         "blocks_repaired": status.counters.blocks_repaired,
+        "region_bytes": status.region_bytes,
+        "resync": resync(&status.resync),
+        "latency_us": status.latency_ns.map(|ns| ns / 1000),
     })
+}
+
+fn resync(options: &ResyncOptions) -> Value {
+    json!({
+        "paused": options.paused,
+        "concurrency": options.concurrency,
+        "bandwidth_mb_sec": options.bytes_per_s.unwrap_or(0) / MIB,
+        "rebuild_latency_target_us": options.latency_target.map_or(0, |target| target.as_micros()),
+    })
+}
+
+/// The calls that make the replicas and volumes as they are now. None of them is active.
+pub(super) fn saved(control: &Control) -> Vec<Value> {
+    let mut calls = Vec::new();
+    let mut call = |method: &str, params: Value| calls.push(json!({"method": method, "params": params}));
+    for (name, base, info) in control.volumes.replicas() {
+        let params =
+            json!({"name": name, "bdev_name": base, "volume": info.volume, "size_bytes": info.bytes});
+        call("replica_create", params);
+    }
+    for VolumeStatus { created, resync: options, .. } in control.volumes.list() {
+        let params = json!({
+            "name": created.name,
+            "uuid": created.uuid,
+            "replicas": created.replicas,
+            "min_in_sync": created.min_in_sync,
+        });
+        call("volume_create", params);
+        if options != ResyncOptions::default() {
+            let mut params = resync(&options);
+            params["name"] = json!(created.name);
+            call("volume_set_resync", params);
+        }
+    }
+    calls
 }
 
 fn volume_events(control: &Control, params: VolumeEvents) -> RpcResult {

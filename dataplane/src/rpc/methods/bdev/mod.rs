@@ -243,5 +243,5 @@ fn examined(_: &Control, _: super::NoParams) -> RpcResult {
 pub(super) fn saved(control: &Control) -> Vec<Value> {
     let made = control.devices.list();
     let devices = made.iter().filter_map(render::call).chain(nvme::saved(control));
-    devices.chain(super::lvol::saved(control)).collect()
+    devices.chain(super::lvol::saved(control)).chain(super::volume::saved(control)).collect()
 }

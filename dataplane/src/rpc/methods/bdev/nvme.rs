@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{done, pcie};
 use crate::described;
+use crate::device::BlockSize;
 use crate::device::nvmf::{AttachError, ControllerState, NvmfConfig};
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
@@ -64,6 +65,9 @@ described! {
         hdgst: Option<bool>,
         /// Data digests, over TCP. Default `false`.
         ddgst: Option<bool>,
+        /// Its one namespace is a replica of a volume with blocks of so many bytes: the device `NAMEn1` is there at once, even
+        /// while the controller cannot be reached. By default a controller that cannot be reached is not attached.
+        replica_block_size: Option<u32>,
     }
 }
 
@@ -197,7 +201,8 @@ fn remote_config(kind: TransportKind, params: Attach) -> Result<NvmfConfig, RpcE
         reconnect.delay_max_ns = seconds(delay);
     }
     let fail_after = Duration::from_secs(params.fast_io_fail_timeout_sec.unwrap_or(0).into());
-    Ok(NvmfConfig { name: params.name, host, reconnect, fail_after })
+    let replica_block_size = params.replica_block_size.map(super::block_size).transpose()?;
+    Ok(NvmfConfig { name: params.name, host, reconnect, fail_after, replica_block_size })
 }
 
 fn nqn(text: &str) -> Result<Nqn, RpcError> {
@@ -290,10 +295,18 @@ fn show(config: &NvmfConfig, state: &ControllerState) -> Value {
     shown
 }
 
+/// Volumes come back after a restart whatever of their replicas can be reached.
+fn replica_block_size(control: &Control, config: &NvmfConfig) -> Option<u32> {
+    let device = format!("{}n1", config.name);
+    let volume = control.volumes.list().into_iter().find(|volume| volume.created.replicas.contains(&device));
+    let seen = || control.devices.get(&device).ok().map(|device| device.info().block_size);
+    config.replica_block_size.or_else(|| volume.and_then(|_| seen())).map(BlockSize::bytes)
+}
+
 /// The calls that attach the controllers as they are now.
 pub(super) fn saved(control: &Control) -> Vec<Value> {
     let call = |(config, _): &(NvmfConfig, ControllerState)| {
-        let NvmfConfig { name, host, reconnect, fail_after } = config;
+        let NvmfConfig { name, host, reconnect, fail_after, .. } = config;
         let seconds = |ns: u64| ns / fabrics::NS_PER_S;
         let mut params = json!({
             "name": name,
@@ -310,6 +323,9 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
         });
         params["ctrlr_loss_timeout_sec"] =
             reconnect.loss_timeout_ns.map_or(json!(-1), |ns| json!(seconds(ns)));
+        if let Some(bytes) = replica_block_size(control, config) {
+            params["replica_block_size"] = json!(bytes);
+        }
         if let Some(local) = host.local {
             params["hostaddr"] = json!(local.ip().to_string());
         }

@@ -23,12 +23,12 @@ pub(in crate::rpc::methods) fn saved(control: &Control) -> Vec<Value> {
         call("nvmf_discovery_add_referral", params);
     }
     for subsystem in control.target().subsystems() {
-        save_subsystem(&mut call, &subsystem);
+        save_subsystem(&mut call, control, &subsystem);
     }
     calls
 }
 
-fn save_subsystem(call: &mut impl FnMut(&str, Value), subsystem: &SubsystemInfo) {
+fn save_subsystem(call: &mut impl FnMut(&str, Value), control: &Control, subsystem: &SubsystemInfo) {
     let options = &subsystem.options;
     let nqn = options.nqn.as_str();
     if subsystem.kind == SubsystemKind::Nvm {
@@ -45,7 +45,7 @@ fn save_subsystem(call: &mut impl FnMut(&str, Value), subsystem: &SubsystemInfo)
         let params = json!({"nqn": nqn, "listen_address": shown(&listener.address), "secure_channel": false});
         call("nvmf_subsystem_add_listener", params);
         if options.ana_reporting {
-            save_ana(call, nqn, listener);
+            save_ana(call, nqn, listener, &states_when_loaded(control, subsystem, listener));
         }
     }
 }
@@ -83,9 +83,24 @@ fn add_namespace(namespace: &NamespaceInfo, ana_reporting: bool) -> Value {
     Value::Object(params)
 }
 
+/// Replicated volumes are not active when they are loaded: their paths lead nowhere until they are.
+fn states_when_loaded(
+    control: &Control,
+    subsystem: &SubsystemInfo,
+    listener: &ListenerInfo,
+) -> Vec<AnaState> {
+    let mut states = listener.ana_states.clone();
+    for namespace in subsystem.namespaces.iter().filter(|ns| control.volumes.get(&ns.device).is_ok()) {
+        let place = usize::try_from(namespace.ana_group).ok().and_then(|group| group.checked_sub(1));
+        if let Some(state) = place.and_then(|place| states.get_mut(place)) {
+            *state = AnaState::Inaccessible;
+        }
+    }
+    states
+}
+
 /// One call when all groups are in one state, else one for each group that is not optimized.
-fn save_ana(call: &mut impl FnMut(&str, Value), nqn: &str, listener: &ListenerInfo) {
-    let states = &listener.ana_states;
+fn save_ana(call: &mut impl FnMut(&str, Value), nqn: &str, listener: &ListenerInfo, states: &[AnaState]) {
     let mut set = |state: AnaState, group: Option<u32>| {
         let mut params = json!({
             "nqn": nqn,
