@@ -1,8 +1,12 @@
 //! What the protocol machines cost per command, without sockets and devices: receive, execute, answer, complete.
 #![allow(missing_docs, reason = "criterion's macros generate undocumented items")]
 
+use std::collections::VecDeque;
+use std::hint::black_box;
+
 use benches::machines::{HostLoad, Kind, Pair, TargetLoad};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fabrics::slab::Slab;
 use reactors::{DmaPool, PoolConfig};
 
 /// Commands in one receive: what a queue of depth 32 has under way.
@@ -67,7 +71,23 @@ fn both(c: &mut Criterion, digests: bool) {
     group.finish();
 }
 
+/// The slots of a queue of 128, all but one taken, as commands come and go.
+fn slab(c: &mut Criterion) {
+    const SLOTS: u16 = 128;
+    let mut slab = Slab::with_slots(SLOTS);
+    let mut tokens: VecDeque<_> = (1..SLOTS).filter_map(|_| slab.insert([0u64; 16])).collect();
+    c.bench_function("command slab: put in, found by its token, taken out", |b| {
+        b.iter(|| {
+            tokens.extend(slab.insert(black_box([1; 16])));
+            let (slot, generation) = tokens.pop_front()?;
+            slab.get_mut(slot, generation)?[0] += 1;
+            slab.remove(slot)
+        });
+    });
+}
+
 fn machines(c: &mut Criterion) {
+    slab(c);
     host(c);
     pieces(c);
     for digests in [false, true] {

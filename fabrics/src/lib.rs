@@ -5,6 +5,7 @@
 //!
 //! - [`tcp`]: the two sides of an NVMe/TCP connection.
 //! - [`rdma`]: the two sides of an NVMe/RDMA connection.
+//! - [`slab`]: the slots of the commands of a queue.
 //! - [`host`]: bring-up, keep-alive, discovery, aborts and reconnecting of a host, over any transport.
 #![forbid(unsafe_code)]
 
@@ -13,7 +14,7 @@ mod command;
 mod fused;
 pub mod host;
 pub mod rdma;
-mod slab;
+pub mod slab;
 mod target;
 pub mod tcp;
 

@@ -7,7 +7,7 @@
 const NIL: u16 = u16::MAX;
 
 /// Most slots a slab can have: an index fits `u16` and leaves room for the end mark.
-pub(crate) const SLOTS_MAX: u16 = u16::MAX - 1;
+pub const SLOTS_MAX: u16 = u16::MAX - 1;
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -19,21 +19,29 @@ struct Entry<T> {
 
 /// A slab of at most [`SLOTS_MAX`] values that grows only when told to.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub struct Slab<T> {
     entries: Vec<Entry<T>>,
     free: u16,
     occupied: u16,
 }
 
 impl<T> Slab<T> {
-    pub(crate) fn with_slots(slots: u16) -> Self {
+    /// A slab of so many free slots. Allocates.
+    ///
+    /// # Panics
+    /// When there are more than [`SLOTS_MAX`].
+    #[must_use]
+    pub fn with_slots(slots: u16) -> Self {
         let mut slab = Self { entries: Vec::new(), free: NIL, occupied: 0 };
         slab.grow_to(slots);
         slab
     }
 
     /// Adds slots until there are `slots`; never removes any. Allocates: called when a queue is set up.
-    pub(crate) fn grow_to(&mut self, slots: u16) {
+    ///
+    /// # Panics
+    /// When `slots` is more than [`SLOTS_MAX`].
+    pub fn grow_to(&mut self, slots: u16) {
         assert!(slots <= SLOTS_MAX);
         let have = self.slots();
         self.entries.reserve_exact(usize::from(slots.saturating_sub(have)));
@@ -46,24 +54,30 @@ impl<T> Slab<T> {
         }
     }
 
+    /// How many slots there are.
     #[inline]
-    pub(crate) fn slots(&self) -> u16 {
+    #[must_use]
+    pub fn slots(&self) -> u16 {
         u16::try_from(self.entries.len()).unwrap_or(SLOTS_MAX)
     }
 
+    /// How many of them hold a value.
     #[inline]
-    pub(crate) fn occupied(&self) -> u16 {
+    #[must_use]
+    pub fn occupied(&self) -> u16 {
         self.occupied
     }
 
+    /// Whether no slot is free.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.free == NIL
     }
 
-    /// Puts a value into a free slot. `None` when there is none: the value is dropped, so ask [`Self::is_full`] first.
+    /// Puts a value into a free slot: the slot and its generation. `None` when there is none: the value is dropped, so ask [`Self::is_full`] first.
     #[inline]
-    pub(crate) fn insert(&mut self, value: T) -> Option<(u16, u16)> {
+    pub fn insert(&mut self, value: T) -> Option<(u16, u16)> {
         let slot = self.free;
         let entry = self.entries.get_mut(usize::from(slot))?;
         debug_assert!(entry.value.is_none());
@@ -75,32 +89,34 @@ impl<T> Slab<T> {
 
     /// The value in this slot, whatever its generation.
     #[inline]
-    pub(crate) fn at(&self, slot: u16) -> Option<&T> {
+    #[must_use]
+    pub fn at(&self, slot: u16) -> Option<&T> {
         self.entries.get(usize::from(slot))?.value.as_ref()
     }
 
     /// The value in this slot, whatever its generation.
     #[inline]
-    pub(crate) fn at_mut(&mut self, slot: u16) -> Option<&mut T> {
+    pub fn at_mut(&mut self, slot: u16) -> Option<&mut T> {
         self.entries.get_mut(usize::from(slot))?.value.as_mut()
     }
 
     /// Generation of the slot's present occupant, or of its next one.
     #[inline]
-    pub(crate) fn generation(&self, slot: u16) -> Option<u16> {
+    #[must_use]
+    pub fn generation(&self, slot: u16) -> Option<u16> {
         Some(self.entries.get(usize::from(slot))?.generation)
     }
 
     /// The value that this slot holds in this generation.
     #[inline]
-    pub(crate) fn get_mut(&mut self, slot: u16, generation: u16) -> Option<&mut T> {
+    pub fn get_mut(&mut self, slot: u16, generation: u16) -> Option<&mut T> {
         let entry = self.entries.get_mut(usize::from(slot))?;
         if entry.generation == generation { entry.value.as_mut() } else { None }
     }
 
     /// Takes the value out and frees the slot.
     #[inline]
-    pub(crate) fn remove(&mut self, slot: u16) -> Option<T> {
+    pub fn remove(&mut self, slot: u16) -> Option<T> {
         let entry = self.entries.get_mut(usize::from(slot))?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
@@ -113,7 +129,7 @@ impl<T> Slab<T> {
 
     /// Drops the value where it lies and frees the slot; `false` when it is free already.
     #[inline]
-    pub(crate) fn free(&mut self, slot: u16) -> bool {
+    pub fn free(&mut self, slot: u16) -> bool {
         let Some(entry) = self.entries.get_mut(usize::from(slot)) else { return false };
         if entry.value.is_none() {
             return false;
@@ -127,12 +143,12 @@ impl<T> Slab<T> {
     }
 
     /// Every occupied slot.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &T)> {
         (0..self.slots()).zip(&self.entries).filter_map(|(slot, entry)| Some((slot, entry.value.as_ref()?)))
     }
 
     /// What is in every occupied slot.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
     }
 }
