@@ -152,6 +152,16 @@ front_up() { front_rpc bdev_nvme_get_controllers '{}' | grep -q enabled; }
 kill -KILL "$INSIDE_PID"
 wait "$INSIDE_PID" 2>/dev/null || true
 eventually 20 front_lost
+if [ "$RDMA_KIND" = siw ]; then
+    # Something accepts in its place and says nothing. Giving such a connection up takes an iWARP device seconds, which no
+    # reactor waits.
+    mkfifo /tmp/silence
+    sleep 300 >/tmp/silence &
+    SILENCE=$!
+    timeout 12 nc -l -p "$RDMA_PORT" </tmp/silence >/dev/null || true
+    kill "$SILENCE"
+    if grep -E 'stalled the reactor.*took=[0-9.]+s' /tmp/front.log; then fail "a reactor waited for a peer"; fi
+fi
 inside_start
 inside_subsystem /tmp/device.img
 inside_listen RDMA "$address" "$RDMA_PORT"

@@ -42,6 +42,14 @@ impl<C> Connections<C> {
         ConnId { transport: self.transport, index, generation: self.entries[index as usize].generation }
     }
 
+    /// The identifier that was to be next was given away, and there will be no connection of it: it never names one.
+    pub(crate) fn skip(&mut self, id: ConnId) {
+        let Some(entry) = self.entries.get_mut(id.index as usize) else { return };
+        if entry.generation == id.generation && entry.connection.is_none() {
+            entry.generation = entry.generation.wrapping_add(1);
+        }
+    }
+
     fn grow(&mut self) -> u32 {
         let index = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         self.entries.push(Entry { generation: 0, connection: None });
@@ -132,5 +140,19 @@ mod tests {
         assert_eq!(second.index, first.index);
         assert_eq!(connections.by_tag(tag), None);
         assert_eq!(connections.by_tag(Connections::<char>::tag(second)), Some(second));
+    }
+
+    #[test]
+    fn an_identifier_that_is_skipped_names_no_connection() {
+        let mut connections = Connections::new(TransportId(1));
+        let skipped = connections.next_id();
+        connections.skip(skipped);
+        let first = connections.insert(|_| 'a');
+        assert_eq!(
+            (first.index, connections.by_tag(Connections::<char>::tag(skipped))),
+            (skipped.index, None)
+        );
+        connections.skip(first);
+        assert_eq!(connections.get_mut(first), Some(&mut 'a'));
     }
 }

@@ -4,6 +4,7 @@
 //! transport and connecting fail.
 
 mod host;
+mod look;
 pub mod target;
 mod verbs;
 

@@ -16,7 +16,7 @@ use fabrics::host::{HostData, HostSink, SubmitError, SubmitRefusal};
 use fabrics::rdma::host::{HostConn, HostParams};
 use fabrics::rdma::{COMMAND_BYTES, RESPONSE_BYTES, request};
 use fabrics::{CommandId, Now};
-use nvme::rdma::{CmAccept, CmReject};
+use nvme::rdma::{CmAccept, CmReject, CmStatus};
 use nvme::zerocopy::{FromBytes, IntoBytes};
 use nvme::{ControllerId, QueueId, Sqe};
 use rustix::event::{EventfdFlags, eventfd};
@@ -35,6 +35,10 @@ use crate::ready::{Interest, ReadySet};
 const KEY: u64 = 0;
 /// How often events of the connection manager are looked for while the owner turns an established queue.
 const LOOK_NS: u64 = 10_000_000;
+
+/// Polls that find nothing before the processor is offered to others. A poll makes no system call: where there are fewer
+/// processors than busy threads, the kernel would let it poll to the end of its slice, while what it waits for waits for it.
+const EMPTY_POLLS_PER_YIELD: u32 = 64;
 
 /// What a queue over RDMA is connected with.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +80,7 @@ pub(crate) struct RdmaQueue<B> {
     /// Taken when the queue was armed, and not yet acted upon.
     completions: ArrayVec<Completion, COMPLETIONS_PER_POLL>,
     traffic: QueueTraffic,
+    empty_polls: u32,
     ready: ReadySet,
     /// Readable while there are completions that were taken.
     pending: OwnedFd,
@@ -113,6 +118,7 @@ impl<B: HostBuffer> RdmaQueue<B> {
             next_look: now,
             completions: ArrayVec::new(),
             traffic: QueueTraffic::default(),
+            empty_polls: 0,
             ready,
             pending,
             channel,
@@ -136,6 +142,11 @@ impl<B: HostBuffer> RdmaQueue<B> {
         self.traffic.receive_calls += 1;
         let came = self.take_completions(sink);
         self.traffic.receive_calls_empty += u64::from(!came);
+        self.empty_polls = if came { 0 } else { self.empty_polls + 1 };
+        if self.empty_polls == EMPTY_POLLS_PER_YIELD {
+            self.empty_polls = 0;
+            std::thread::yield_now();
+        }
         busy | came
     }
 
@@ -293,7 +304,7 @@ impl<B: HostBuffer> RdmaQueue<B> {
     pub(crate) fn arm(&mut self) {
         self.next_look = Now(0);
         let Link::Up(up) = &self.link else { return };
-        up.wakes.take_wakeups();
+        up.wakes.take_wakeups(1);
         let armed = up.cq.arm();
         up.cq.poll(&mut self.completions);
         if armed.is_err() || !self.completions.is_empty() {
@@ -330,9 +341,12 @@ impl<B: HostBuffer> RdmaQueue<B> {
                 self.come_up(granted);
             }
             (CmEventKind::Rejected(private_data), _) => {
-                return Err(match CmReject::ref_from_prefix(private_data) {
-                    Ok((reject, _)) => LinkError::Rejected(reject.status()),
-                    Err(_) => failed("rdma_connect"),
+                // Nobody listens there: a reason of the link's, and no status or zeroes where a target puts one.
+                let status = CmReject::ref_from_prefix(private_data).map(|(reject, _)| reject.status());
+                return Err(match status {
+                    Ok(status) if status != CmStatus(0) => LinkError::Rejected(status),
+                    _ if event.status < 0 => failed("rdma_connect"),
+                    _ => LinkError::Rdma { call: "rdma_connect", errno: Errno::CONNREFUSED },
                 });
             }
             (CmEventKind::Failed, Link::Resolving(_)) => return Err(failed("rdma_resolve_addr")),
@@ -399,13 +413,14 @@ impl<B: HostBuffer> RdmaQueue<B> {
         }
         self.completions.clear();
         match std::mem::replace(&mut self.link, Link::Down(error)) {
-            Link::Up(up) | Link::Connecting(up) => {
+            Link::Up(up) => {
                 let Established { qp, mut staging, mut machine, .. } = *up;
                 qp.disconnect();
                 // The controller reaches no memory of ours from here on.
                 drop(qp);
                 machine.close(&mut Detached { staging: &mut staging }, sink);
             }
+            Link::Connecting(up) => up.qp.give_up(),
             Link::Resolving(_) | Link::Down(_) => {}
         }
     }

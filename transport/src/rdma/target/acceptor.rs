@@ -2,43 +2,42 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
+use fabrics::Now;
 use fabrics::rdma::check_request;
 use nvme::rdma::{CmReject, CmStatus};
 use nvme::zerocopy::IntoBytes;
-use reactors::{Poller, Timestamp, Turn, Work};
+use reactors::{Poller, Turn, Work};
 
 use super::control::{Incoming, RdmaTarget};
+use crate::drain::now;
 use crate::drivers::PlaceError;
+use crate::rdma::look::Looks;
 use crate::rdma::verbs::{CmEvent, CmEventKind, CmId, ConnectRequest};
 use crate::{Peer, TransportKind};
 
 /// Requests taken per turn.
 const REQUESTS_PER_TURN: usize = 16;
-/// How often the channel is looked at: no one notices a connect that takes 1 ms longer. One that wakes the reactor sooner keeps
-/// it awake until then.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The accepting side of an [`RdmaTarget`]: a poller of one reactor.
 pub struct RdmaAcceptor {
     target: Arc<RdmaTarget>,
-    next_look: Timestamp,
+    looks: Looks,
 }
 
 impl RdmaAcceptor {
     /// The acceptor of `target`. One is enough; add it to one reactor.
     pub fn new(target: &Arc<RdmaTarget>) -> Self {
-        Self { target: Arc::clone(target), next_look: Timestamp::ZERO }
+        Self { target: Arc::clone(target), looks: Looks::default() }
     }
 
-    fn look(&mut self) -> Work {
+    fn look(&mut self, now: Now) -> Work {
         for taken in 0..REQUESTS_PER_TURN {
             let Some(event) = self.target.channel().next() else { return Work::from(taken > 0) };
+            self.looks.found(now);
             self.on_event(event);
         }
-        // There may be more.
-        self.next_look = Timestamp::ZERO;
+        self.looks.again();
         Work::Busy
     }
 
@@ -106,12 +105,8 @@ impl Poller for RdmaAcceptor {
     }
 
     fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
-        let now = turn.now();
-        if now < self.next_look {
-            return Work::Idle;
-        }
-        self.next_look = now + LOOK_INTERVAL;
-        self.look()
+        let now = now(turn);
+        if self.looks.is_due(now) { self.look(now) } else { Work::Idle }
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -76,9 +76,9 @@ impl Devices {
         Some(self.list.swap_remove(index).domain)
     }
 
-    /// Where each of them wakes the reactor.
-    pub(super) fn channels(&self) -> impl Iterator<Item = &Rc<WakeChannel>> {
-        self.list.iter().map(|device| &device.channel)
+    /// Takes the wake-ups that came, one of each completion queue at most: what is left wakes again.
+    pub(super) fn take_wakeups(&self) {
+        self.list.iter().for_each(|device| device.channel.take_wakeups(device.queues.len()));
     }
 
     /// Completion queue `index` of all.

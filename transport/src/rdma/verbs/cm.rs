@@ -215,8 +215,8 @@ impl CmId {
         CmKey(self.ptr.as_ptr().addr())
     }
 
-    pub(super) fn as_ptr(&self) -> *mut sys::rdma_cm_id {
-        self.ptr.as_ptr()
+    pub(super) fn as_ptr(&self) -> NonNull<sys::rdma_cm_id> {
+        self.ptr
     }
 
     fn get(&self) -> &sys::rdma_cm_id {

@@ -99,9 +99,9 @@ impl WakeChannel {
         Ok(Rc::new(channel))
     }
 
-    /// Takes the wake-ups that came: the descriptor is quiet until the next one.
-    pub(crate) fn take_wakeups(&self) {
-        loop {
+    /// Takes wake-ups that came, at most so many: an armed queue gives one, and a look for more would be a system call.
+    pub(crate) fn take_wakeups(&self, most: usize) {
+        for _ in 0..most {
             let (mut cq, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: the channel lives and does not block; both are written only on success.
             let status = unsafe { sys::ibv_get_cq_event(self.ptr.as_ptr(), &raw mut cq, &raw mut context) };

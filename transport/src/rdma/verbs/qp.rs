@@ -5,6 +5,7 @@
 //! not fit the send queue waits here, in order.
 
 use std::collections::VecDeque;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use fabrics::rdma::Remote;
@@ -67,14 +68,38 @@ pub(crate) struct Qp {
     pair: Pair,
     receives: Receives,
     sends: Sends,
+    room: Room,
+}
+
+/// Room in a completion queue, given back when it is dropped.
+struct Room {
     cq: Rc<CompletionQueue>,
     reserved: u32,
 }
 
-/// The identifier of a connection whose queue pair was made.
-struct Pair(CmId);
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.cq.release(self.reserved);
+    }
+}
 
-impl Drop for Pair {
+/// The identifier of a connection, and the queue pair that was made for it; dropped in this order.
+struct Pair {
+    queue_pair: QueuePair,
+    id: CmId,
+}
+
+/// The queue pair of an identifier.
+struct QueuePair(NonNull<sys::rdma_cm_id>);
+
+impl Pair {
+    /// Of an identifier whose queue pair was made.
+    fn new(id: CmId) -> Self {
+        Self { queue_pair: QueuePair(id.as_ptr()), id }
+    }
+}
+
+impl Drop for QueuePair {
     fn drop(&mut self) {
         // SAFETY: the queue pair was made for this identifier, and is destroyed once and before it.
         unsafe { sys::rdma_destroy_qp(self.0.as_ptr()) };
@@ -116,36 +141,37 @@ impl Qp {
                 VerbsError { call: "completion queue", source: std::io::ErrorKind::StorageFull.into() };
             return Err((full, Some(id)));
         }
-        Self::make(id, cq, config, reserved).inspect_err(|_| cq.release(reserved))
+        Self::make(id, Room { cq: Rc::clone(cq), reserved }, config)
     }
 
-    fn make(id: CmId, cq: &Rc<CompletionQueue>, config: &QpConfig, reserved: u32) -> Result<Self, Refused> {
-        let room = send_entries(cq, config);
+    fn make(id: CmId, room: Room, config: &QpConfig) -> Result<Self, Refused> {
+        let cq = &room.cq;
+        let entries = send_entries(cq, config);
         let slots = Slots::new(cq.domain(), config.receives.into(), config.receive_bytes)
             .and_then(|receives| {
                 Ok((receives, Slots::new(cq.domain(), config.slots.into(), config.send_bytes)?))
             })
-            .and_then(|(receives, sends)| Ok((receives, sends, create(&id, cq, room, config)?)));
+            .and_then(|(receives, sends)| Ok((receives, sends, create(&id, cq, entries, config)?)));
         let (receives, sends, inline_bytes) = match slots {
             Ok(made) => made,
             Err(error) => return Err((error, Some(id))),
         };
-        let pair = Pair(id);
+        let pair = Pair::new(id);
         let connection = u64::from(config.connection) << 32;
         let mut receives = Receives::new(connection, receives);
         receives.post(&pair).map_err(|error| (error, None))?;
-        let sends = Sends::new(connection, Rc::clone(cq.domain()), sends, room, inline_bytes);
-        Ok(Self { pair, receives, sends, cq: Rc::clone(cq), reserved })
+        let sends = Sends::new(connection, Rc::clone(cq.domain()), sends, entries, inline_bytes);
+        Ok(Self { pair, receives, sends, room })
     }
 
     /// The connection.
     pub(crate) fn id(&self) -> &CmId {
-        &self.pair.0
+        &self.pair.id
     }
 
     /// The device's domain.
     pub(crate) fn domain(&self) -> &Rc<Domain> {
-        self.cq.domain()
+        self.room.cq.domain()
     }
 
     /// Accepts the connection that was asked for.
@@ -161,6 +187,17 @@ impl Qp {
     /// Tells the peer that it is over; all work ends badly.
     pub(crate) fn disconnect(&self) {
         self.id().disconnect();
+    }
+
+    /// Gives up a connection that is not established. An iWARP device makes that wait until the peer answers, or until it has
+    /// waited long enough for that: so the identifier is destroyed on a thread of its own.
+    pub(crate) fn give_up(self) {
+        let Self { pair: Pair { queue_pair, id }, receives, sends, room } = self;
+        // The device's work ends before the memory it is about.
+        drop(queue_pair);
+        drop((receives, sends, room));
+        // Without a thread the identifier is destroyed here.
+        let _ = std::thread::Builder::new().name("rdma-give-up".to_owned()).spawn(move || drop(id));
     }
 
     /// Messages to read, and work to give for them.
@@ -194,12 +231,6 @@ impl Qp {
             self.sends.post(&self.pair)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Qp {
-    fn drop(&mut self) {
-        self.cq.release(self.reserved);
     }
 }
 
@@ -243,7 +274,7 @@ impl Receives {
         let mut bad = std::ptr::null_mut();
         // SAFETY: the chain and its elements lie in vectors that are not touched until the call is over; a slot is posted at
         // first and after its completion only, so the device has it once.
-        let status = unsafe { sys::ibv_post_recv(pair.0.queue_pair(), requests, &raw mut bad) };
+        let status = unsafe { sys::ibv_post_recv(pair.id.queue_pair(), requests, &raw mut bad) };
         check_number("ibv_post_recv", status)
     }
 }
@@ -389,7 +420,7 @@ impl Sends {
         let mut bad = std::ptr::null_mut();
         // SAFETY: the chain and its elements lie in vectors that are not touched until the call is over; the memory they name
         // is registered, and belongs to this queue pair until it is told of the end of the work.
-        let status = unsafe { sys::ibv_post_send(pair.0.queue_pair(), requests, &raw mut bad) };
+        let status = unsafe { sys::ibv_post_send(pair.id.queue_pair(), requests, &raw mut bad) };
         check_number("ibv_post_send", status)
     }
 }
@@ -422,7 +453,7 @@ fn create(id: &CmId, cq: &CompletionQueue, sends: u32, config: &QpConfig) -> Res
         attr.cap.max_inline_data = u32::try_from(inline).unwrap_or(0);
         let pd = cq.domain().pd().as_ptr();
         // SAFETY: the identifier, the domain and the queue live, and belong to one device.
-        let status = unsafe { sys::rdma_create_qp(id.as_ptr(), pd, &raw mut attr) };
+        let status = unsafe { sys::rdma_create_qp(id.as_ptr().as_ptr(), pd, &raw mut attr) };
         result = check("rdma_create_qp", status).map(|()| inline);
         if result.is_ok() {
             break;

@@ -36,6 +36,7 @@ use super::stats::{RdmaTraffic, ReactorStats};
 use crate::connections::Connections;
 use crate::drain::{Drain, now};
 use crate::drivers::Load;
+use crate::rdma::look::Looks;
 use crate::rdma::verbs::{
     COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmKey, Completion, ConnectParams, EventChannel, QpConfig,
 };
@@ -48,8 +49,6 @@ const MESSAGES_PER_TURN: usize = 16;
 const MAILBOX_MESSAGES: usize = 256;
 /// Events of the connection manager taken per look.
 const EVENTS_PER_LOOK: usize = 16;
-/// How often they are looked for: one that wakes the reactor sooner keeps it awake until then.
-const LOOK_NS: u64 = 1_000_000;
 /// Polls of one completion queue in one turn; then the others have their turn.
 const POLLS_PER_TURN: usize = 8;
 /// Time-outs are looked at in steps of this; the shortest they guard is a second.
@@ -79,7 +78,7 @@ pub struct RdmaTargetPoller<S: TargetService> {
     ending: Vec<(ConnId, CloseReason)>,
     /// Taken and not yet acted upon.
     completions: ArrayVec<Completion, COMPLETIONS_PER_POLL>,
-    next_look: Now,
+    looks: Looks,
     next_tick: Now,
     /// Nothing times out before this; may be too early.
     deadline: Now,
@@ -120,7 +119,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             blocked: Vec::new(),
             ending: Vec::new(),
             completions: ArrayVec::new(),
-            next_look: Now(0),
+            looks: Looks::default(),
             next_tick: Now(0),
             deadline: Now::NEVER,
             drain: Drain::default(),
@@ -134,8 +133,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
     fn turn(&mut self, now: Now) -> Work {
         self.busy = false;
         self.take_messages(now);
-        if now >= self.next_look {
-            self.next_look = now.after_ns(LOOK_NS);
+        if self.looks.is_due(now) {
             self.take_events(now);
         }
         self.take_completions(now);
@@ -192,6 +190,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             Ok(made) => made,
             Err((error, cm)) => {
                 tracing::warn!(peer = %peer.remote, %error, "connection rejected");
+                self.connections.skip(id);
                 self.load.let_go();
                 return cm.iter().for_each(|cm| reject(cm, CmStatus::NO_RESOURCES));
             }
@@ -209,6 +208,8 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         });
         if let Err(error) = accepted {
             tracing::warn!(peer = %peer.remote, %error, "connection not accepted");
+            // What its queue pair still completes is not for the next connection.
+            self.connections.skip(id);
             return self.load.let_go();
         }
         self.by_key.insert(qp.id().key(), id);
@@ -239,9 +240,10 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         for _ in 0..EVENTS_PER_LOOK {
             let Some(event) = self.channel.next() else { return };
             self.busy = true;
+            self.looks.found(now);
             self.on_event(&event, now);
         }
-        self.next_look = now;
+        self.looks.again();
     }
 
     fn on_event(&mut self, event: &CmEvent, now: Now) {
@@ -298,7 +300,7 @@ impl<S: TargetService> Poller for RdmaTargetPoller<S> {
     }
 
     fn after_sleep(&mut self) {
-        self.devices.channels().for_each(|channel| channel.take_wakeups());
+        self.devices.take_wakeups();
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
