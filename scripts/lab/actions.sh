@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a scenario inside the guest can ask of the host: RPCs to the target, its end and return, partitions.
+# What a scenario inside the guest can ask of the host: RPCs to the target, its end and return, partitions, replayed logs of writes.
 #
 # Sourced after target.sh. A request is a file of NUL-separated words moved into $SHARE/requests; the answer, its status
 # on the first line, is moved into $SHARE/answers under the same name.
@@ -16,6 +16,18 @@ table inet lab {
 RULES
 }
 
+# replay_check BYTES: whether a store on a device of so many bytes is sound after every part of the log of writes that the
+# guest left in /share/log.
+replay_check() {
+    local image status=0
+    image=$(mktemp /dev/shm/pollux-replay.XXXXXX)
+    "$LAB/replay-log" "$SHARE/log" "$image" "$1" --check "$(pollux_bin)/pollux" store check --data || status=$?
+    rm -f "$image"
+    return "$status"
+}
+# replay_to BYTES MARK: prints the file that holds what the device held at that mark.
+replay_to() { "$LAB/replay-log" "$SHARE/log" "$WORK/replayed" "$1" --to "$2" >&2 && echo "$WORK/replayed"; }
+
 action() {
     local verb=$1
     shift
@@ -28,6 +40,8 @@ action() {
         heal) in_namespace nft delete table inet lab ;;
         path) echo "$WORK/$1" ;;
         file) truncate -s "$2" "$WORK/$1" && echo "$WORK/$1" ;;
+        replay-check) replay_check "$1" ;;
+        replay-to) replay_to "$1" "$2" ;;
         log) grep -c -- "$1" "$WORK/target.log" ;;
         *) echo "no such action: $verb" && return 2 ;;
     esac

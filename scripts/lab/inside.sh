@@ -154,6 +154,19 @@ load_end() {
     wait "$LOAD"
 }
 
+# --- mapped devices; there is no udev to wait for, nor to name them
+
+# mapped NAME TABLE: makes one; prints its path.
+mapped() {
+    dmsetup create --noudevsync "$1" --table "$2" && echo "/dev/dm-$(dmsetup info --columns --noheadings --options minor "$1")"
+}
+# mapped_becomes NAME TABLE
+mapped_becomes() {
+    dmsetup suspend --noudevsync --nolockfs --noflush "$1"
+    dmsetup load "$1" --table "$2"
+    dmsetup resume --noudevsync "$1"
+}
+
 no_io_errors() {
     if dmesg | grep -E 'I/O error|critical .* error|Buffer I/O|hung_task|blocked for more than'; then
         fail "the guest's kernel saw errors"
