@@ -1,21 +1,29 @@
 //! Runs I/O over loopback with target and host in one thread, for tools that count: callgrind, strace, perf stat.
 //!
 //! Counts grow with COUNT alone, so the difference of two runs divided by that of their COUNTs is the cost of one I/O at
-//! both ends together. Prints one JSON object with what the host's driver counted.
+//! both ends together. Prints one JSON object with what the host's driver counted, and the time it took: on a quiet machine the
+//! difference between two devices is what one costs more than the other.
 #![allow(missing_docs, reason = "a measuring program")]
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use benches::loopback::Loopback;
+use benches::loopback::{BLOCKS, Loopback};
 use benches::machines::Kind;
 use clap::{Parser, ValueEnum};
 use dataplane::device::memory::MemoryDevice;
 use dataplane::device::null::NullDevice;
-use dataplane::device::{BlockSize, Device};
+use dataplane::device::{BlockSize, Device, DeviceRegistry};
+use dataplane::lvol::{CreateStore, StoreSet};
+use dataplane::store::Settings;
+use reactors::ReactorHandle;
 use uuid::Uuid;
 
-/// Blocks that the load touches, all of them written first.
-const BLOCKS: u64 = 1024;
+/// A store writes to free blocks: it has this many times its volume's, and some for itself.
+const STORE_FACTOR: u64 = 4;
+const STORE_BLOCKS_MIN: u64 = 1 << 14;
+/// Blocks from one I/O to the next when they are not to follow each other; odd, so that every block has its turn.
+const STRIDE: u64 = 40_503;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Workload {
@@ -27,6 +35,10 @@ enum Workload {
 enum Media {
     Memory,
     Null,
+    /// A thin volume of a store on a memory device.
+    Volume,
+    /// The same without checksums.
+    UncheckedVolume,
 }
 
 /// Runs 4 KiB I/O with target and host in lockstep in one thread
@@ -44,34 +56,71 @@ struct Args {
     digests: bool,
     #[arg(long, value_enum, default_value = "memory")]
     device: Media,
+    /// Blocks that the load touches, all of them written first. More than the default are touched in no order
+    #[arg(long, default_value_t = BLOCKS)]
+    blocks: u64,
 }
 
-fn device(media: Media) -> Arc<dyn Device> {
-    let uuid = Uuid::from_u128(7);
-    let made: Result<Arc<dyn Device>, _> = match media {
-        Media::Memory => {
-            MemoryDevice::new("m0", BlockSize::B4096, BLOCKS, uuid).map(|device| Arc::new(device) as _)
-        }
-        Media::Null => {
-            NullDevice::new("n0", BlockSize::B4096, BLOCKS, uuid).map(|device| Arc::new(device) as _)
-        }
+const UUID: Uuid = Uuid::from_u128(7);
+
+fn memory(blocks: u64) -> Arc<dyn Device> {
+    let device = MemoryDevice::new("m0", BlockSize::B4096, blocks, UUID);
+    Arc::new(device.unwrap_or_else(|error| panic!("{error}")))
+}
+
+fn null(blocks: u64) -> Arc<dyn Device> {
+    let device = NullDevice::new("n0", BlockSize::B4096, blocks, UUID);
+    Arc::new(device.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A thin volume, and the stores that keep it open.
+fn volume(blocks: u64, checksums: bool, handle: ReactorHandle) -> (Arc<dyn Device>, StoreSet) {
+    let devices = DeviceRegistry::default();
+    let added = devices.add(memory((blocks * STORE_FACTOR).max(STORE_BLOCKS_MIN)));
+    added.unwrap_or_else(|error| panic!("{error}"));
+    let stores = StoreSet::new(devices.clone(), vec![handle]);
+    let store = CreateStore {
+        device: "m0".to_owned(),
+        name: "s".to_owned(),
+        uuid: None,
+        volumes_max: None,
+        unmap: false,
+        force: false,
     };
-    made.unwrap_or_else(|error| panic!("{error}"))
+    let store = stores.create(&store).unwrap_or_else(|error| panic!("{error}"));
+    let settings = Settings { checksums, ..Settings::default() };
+    let made = stores.create_volume(&store, "v", blocks, None, settings);
+    made.unwrap_or_else(|error| panic!("{error}"));
+    let device = devices.get("s/v").unwrap_or_else(|error| panic!("{error}"));
+    (device, stores)
 }
 
 fn main() {
     let args = Args::parse();
-    let mut target = Loopback::new(device(args.device));
+    let mut stores = None;
+    let mut target = Loopback::with(|handle| match args.device {
+        Media::Memory => memory(args.blocks),
+        Media::Null => null(args.blocks),
+        Media::Volume | Media::UncheckedVolume => {
+            let (device, open) = volume(args.blocks, args.device == Media::Volume, handle);
+            stores = Some(open);
+            device
+        }
+    });
     let mut lane = target.connect(args.depth, args.digests);
-    target.run(&mut lane, Kind::Write, 2 * BLOCKS);
+    lane.spread(args.blocks, if args.blocks == BLOCKS { 1 } else { STRIDE });
+    target.run(&mut lane, Kind::Write, 2 * args.blocks);
     let before = *lane.queue().traffic();
     let kind = if args.workload == Workload::Read { Kind::Read } else { Kind::Write };
+    let start = Instant::now();
     target.run(&mut lane, kind, args.count);
+    let took = start.elapsed();
     let after = lane.queue().traffic();
     let counted = serde_json::json!({
         "ios": args.count,
         "host_receive_calls": after.receive_calls - before.receive_calls,
         "host_send_calls": after.send_calls - before.send_calls,
+        "ns_per_io": took.as_nanos() as f64 / args.count as f64,
     });
     println!("{counted}");
 }

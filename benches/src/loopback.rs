@@ -17,7 +17,7 @@ use dataplane::target::{
 use fabrics::Now;
 use fabrics::tcp::target::TargetParams;
 use nvme::{HostId, Lba, Nqn, QueueId};
-use reactors::{Clock, DmaPool, LocalReactor, PoolConfig, ReactorsConfig};
+use reactors::{Clock, DmaPool, LocalReactor, PoolConfig, ReactorHandle, ReactorsConfig};
 use transport::tcp::host::{AdminQueue, Connecting, HostConfig, HostQueue, QueueConnect};
 use transport::tcp::target::{Acceptor, TcpTarget, TcpTargetPoller};
 use transport::{Data, ListenerId, TransportId, TransportKind};
@@ -26,6 +26,8 @@ use uuid::Uuid;
 use crate::IO_BYTES;
 use crate::machines::{Ended, Kind};
 
+/// Blocks that a load goes over, unless told otherwise.
+pub const BLOCKS: u64 = 1024;
 /// Bytes the host receives at a time.
 const RECEIVE_BYTES: usize = 256 << 10;
 /// Turns of both sides within which a connection comes up; loopback needs a few dozen.
@@ -66,6 +68,7 @@ pub struct HostLane {
     received: Box<[u8]>,
     next_lba: u64,
     blocks: u64,
+    step: u64,
 }
 
 /// The name of the subsystem.
@@ -82,6 +85,14 @@ impl Loopback {
     /// # Panics
     /// When the machine has no buffers, descriptors or loopback to give.
     pub fn new(device: Arc<dyn Device>) -> Self {
+        Self::with(|_| device)
+    }
+
+    /// A target that serves as namespace 1 what `make` makes, which may call the reactor and wait for it.
+    ///
+    /// # Panics
+    /// When the machine has no buffers, descriptors or loopback to give.
+    pub fn with(make: impl FnOnce(ReactorHandle) -> Arc<dyn Device> + Send) -> Self {
         let buffers = PoolConfig { small_slots: 2048, large_slots: 64, prefault: true };
         // A thread that loses its core is not a stall to report here: the report allocates.
         let config = ReactorsConfig { buffers, stall_after: STALL_NEVER, ..ReactorsConfig::default() };
@@ -105,7 +116,7 @@ impl Loopback {
             assert!(added.is_ok());
         });
         let listeners = Arc::new(TcpListeners(Arc::clone(&tcp)));
-        let address = set_up(&mut reactor, &target, options, listeners, device);
+        let address = set_up(&mut reactor, &target, options, listeners, make);
         Self { reactor, tcp, address, clock: Clock::new() }
     }
 
@@ -155,7 +166,7 @@ impl Loopback {
         let buffers: Vec<Data> = (0..depth).map_while(|_| pool.alloc_io(IO_BYTES).map(Data)).collect();
         assert_eq!(buffers.len(), usize::from(depth));
         let ended = Ended { buffers, ..Ended::default() };
-        HostLane { _admin: admin, queue, ended, received, next_lba: 0, blocks: 1024 }
+        HostLane { _admin: admin, queue, ended, received, next_lba: 0, blocks: BLOCKS, step: 1 }
     }
 
     fn finish_connect(&mut self, mut connect: QueueConnect<Data>, received: &mut [u8]) -> HostQueue<Data> {
@@ -211,13 +222,19 @@ impl HostLane {
         while left > 0 {
             let Some(buffer) = self.ended.buffers.pop() else { break };
             let sqe = kind.command(Lba(self.next_lba));
-            self.next_lba = (self.next_lba + 1) % self.blocks;
+            self.next_lba = (self.next_lba + self.step) % self.blocks;
             if self.queue.submit(sqe, kind.data(Some(buffer)), 0, now).is_err() {
                 panic!("a queue refuses fewer commands than it was made for");
             }
             left -= 1;
         }
         left
+    }
+
+    /// From now on the load goes over this many blocks, every `step`th after the other; all of them, when the two have no
+    /// common factor. Without it, one after the other over [`BLOCKS`].
+    pub fn spread(&mut self, blocks: u64, step: u64) {
+        (self.blocks, self.step) = (blocks, step);
     }
 
     /// The queue, for its counters.
@@ -252,9 +269,11 @@ fn set_up(
     target: &Target,
     options: TransportOptions,
     listeners: Arc<dyn Listeners>,
-    device: Arc<dyn Device>,
+    make: impl FnOnce(ReactorHandle) -> Arc<dyn Device> + Send,
 ) -> SocketAddr {
+    let handle = reactor.handle();
     let calls = move || {
+        let device = make(handle);
         let nqn = subsystem();
         let address =
             ListenAddress { transport: TransportKind::Tcp, socket: SocketAddr::from(([127, 0, 0, 1], 0)) };

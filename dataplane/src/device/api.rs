@@ -348,6 +348,12 @@ pub trait Queue {
     /// Starts an I/O, or finishes it at once. I/Os may overtake each other, flushes included.
     fn submit(&mut self, io: Io) -> Submission;
 
+    /// Whether the content lies in memory, so that [`Self::lend`] and [`Self::take_over`] ever do something. Constant over the
+    /// queue's life.
+    fn is_memory(&self) -> bool {
+        false
+    }
+
     /// The content of `bytes` bytes from `lba` as a [lent](IoBuf::is_lent) buffer, without a copy and without waiting, where
     /// the device can. It counts as a read. The holder lets go of it within the turn: writes to it wait. `None`: submit a read,
     /// which also says what is wrong with the range.
@@ -356,7 +362,7 @@ pub trait Queue {
         None
     }
 
-    /// Takes over a write whose host is answered at once: nobody reads the blocks before they are written, which is in one of
+    /// Takes over a write without FUA whose host is answered at once: nobody reads the blocks before they are written, which is in one of
     /// the next turns. Only for content that lives no longer than the process. It counts as a write. `Err`: the buffer,
     /// untouched; submit a write, which also says what is wrong with the range.
     #[inline]

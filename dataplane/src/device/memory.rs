@@ -431,6 +431,10 @@ impl Drop for MemoryQueue {
 }
 
 impl Queue for MemoryQueue {
+    fn is_memory(&self) -> bool {
+        true
+    }
+
     #[inline]
     fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
         self.carry_out();

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 
-use nvme::Status;
+use nvme::{Lba, Status};
+use reactors::IoBuf;
 use reactors::mailbox::{Mailbox, MailboxSender, SendError};
 
 use super::lane::{Finished, Lane};
 use super::order::{Order, ToClient, ToOwner, Way};
 use super::port::Port;
+use crate::store::VolumeId;
 
 /// Messages of the owner taken at a time.
 const MESSAGES_MAX: usize = 256;
@@ -95,6 +97,17 @@ impl Port for Client {
     fn start(&mut self, slot: u32, order: Order) {
         self.send(ToOwner::Submit { client: self.number, slot, order });
     }
+
+    /// The map is elsewhere.
+    fn lend(&mut self, _: u32, _: VolumeId, _: Lba, _: u32) -> Option<IoBuf> {
+        None
+    }
+
+    fn take_over(&mut self, _: u32, _: VolumeId, _: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        Err(buffer)
+    }
+
+    fn expect_write(&mut self, _: u32) {}
 
     fn kick(&mut self) {
         self.lane.kick();

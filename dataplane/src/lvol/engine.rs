@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use nvme::Lba;
 use reactors::mailbox::{Mailbox, MailboxSender, SendError};
 use reactors::reply::Replier;
 use reactors::{DmaPool, IoBuf};
 
-use super::lane::{Finished, Lane, META};
+use super::lane::{Finished, Lane, META, checksums};
 use super::order::{Move, Moved, Order, Sums, ToClient, ToOwner, Way};
 use super::port::Port;
 use super::walks::{Copying, Walk, Walks};
 use crate::device::{Io, Op};
 use crate::store::{
     BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, GrowError, Operation,
-    Request, RequestId, RequestOp, Store, VolumeId,
+    Request, RequestId, RequestOp, Store, VolumeBlock, VolumeId,
 };
 
 /// Which lane a tag of the machine belongs to, in its upper half: the owner's own.
@@ -35,6 +36,8 @@ const STEPS_MAX: usize = 16;
 
 /// Metadata requests with the device at a time: a checkpoint of thousands leaves buffers to hosts.
 const META_MAX: usize = 256;
+/// Base-two logarithm of [`BLOCK_BYTES`].
+const BLOCK_SHIFT: u32 = BLOCK_BYTES.trailing_zeros();
 /// Buffers kept for metadata.
 const SPARE_BUFFERS: usize = 16;
 
@@ -536,13 +539,51 @@ impl Port for Engine {
         &mut self.lane
     }
 
+    /// As far as it goes: a device in memory ends it.
+    #[inline]
     fn start(&mut self, slot: u32, order: Order) {
         self.submit(OWN, slot, order);
+        self.issue();
+        self.report();
+    }
+
+    #[inline]
+    fn lend(&mut self, queue: u32, volume: VolumeId, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        if !self.lane.is_memory() || bytes as usize % BLOCK_BYTES != 0 {
+            return None;
+        }
+        let found = self.store.find(volume, VolumeBlock(lba.get()), bytes >> BLOCK_SHIFT)?;
+        self.lane.lend(queue, bytes, found)
+    }
+
+    #[inline]
+    fn take_over(&mut self, queue: u32, volume: VolumeId, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        if !self.lane.is_memory() || buffer.len() != BLOCK_BYTES {
+            return Err(buffer);
+        }
+        let Some(prepared) = self.store.prepare(volume, VolumeBlock(lba.get())) else { return Err(buffer) };
+        let sum = if prepared.is_summed() { checksums(&buffer).next().unwrap_or_default() } else { 0 };
+        match self.lane.take_over(queue, prepared.block(), buffer) {
+            Ok(()) => {
+                self.store.finish_prepared(prepared, sum);
+                self.stirred = true;
+                Ok(())
+            }
+            Err(buffer) => {
+                self.store.give_up(prepared);
+                Err(buffer)
+            }
+        }
+    }
+
+    #[inline]
+    fn expect_write(&mut self, bytes: u32) {
+        if let Some(block) = self.store.next_block() {
+            self.lane.expect_write(block, bytes);
+        }
     }
 
     fn kick(&mut self) {
-        self.issue();
-        self.report();
         self.lane.kick();
     }
 

@@ -17,7 +17,7 @@ use super::order::{Move, Moved, Order, Sums, Way};
 use super::status::status;
 use crate::device::{Done, Io, IoDone, Meter, Op, OpKind, Queue, Submission};
 use crate::store::format::crc32c;
-use crate::store::{BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Failure, VolumeBlock, VolumeId};
+use crate::store::{BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Failure, Found, VolumeBlock, VolumeId};
 
 /// I/Os of a reactor on one store at a time, over all of its volumes.
 pub(super) const SLOTS: usize = 512;
@@ -59,6 +59,14 @@ struct Outbox {
     live: bool,
 }
 
+/// How far an I/O is whose submission has not returned yet.
+enum AtOnce {
+    /// There is none.
+    Nobody,
+    Waits(u32),
+    Ended(IoDone),
+}
+
 /// What the base device finished.
 pub(super) enum Finished {
     Data(Moved),
@@ -69,11 +77,14 @@ pub(super) enum Finished {
 /// See the module.
 pub(super) struct Lane {
     base: Box<dyn Queue>,
+    /// Whether the base device's content lies in memory.
+    is_memory: bool,
     /// Base-two logarithm of the base device's blocks in one of ours.
     shift: u8,
     slots: Vec<Slot>,
     free: Vec<u32>,
     sums: Arc<Sums>,
+    at_once: AtOnce,
     outboxes: Vec<Outbox>,
     free_outboxes: Vec<u32>,
     /// What the base device's queue had no room for.
@@ -101,11 +112,13 @@ impl Lane {
             fua: false,
         };
         Self {
+            is_memory: base.is_memory(),
             base,
             shift,
             slots: (0..SLOTS).map(slot).collect(),
             free: (0..u32::try_from(SLOTS).unwrap_or(u32::MAX)).rev().collect(),
             sums: Arc::new(Sums::new(SLOTS)),
+            at_once: AtOnce::Nobody,
             outboxes: Vec::new(),
             free_outboxes: Vec::new(),
             backlog: VecDeque::with_capacity(SLOTS),
@@ -171,6 +184,49 @@ impl Lane {
         self.outboxes[queue as usize].meter.failed(kind);
     }
 
+    /// What the device holds in these blocks, lent by it, if it lends and they are what was written.
+    #[inline]
+    pub(super) fn lend(&mut self, queue: u32, bytes: u32, Found { block, sums }: Found<'_>) -> Option<IoBuf> {
+        let lba = self.lba(block);
+        let lent = self.base.lend(lba, bytes)?;
+        if let Some(sums) = sums
+            && !checksums(&lent).eq(sums.iter().copied())
+        {
+            return None;
+        }
+        self.outboxes[queue as usize].meter.done(OpKind::Read, u64::from(bytes));
+        Some(lent)
+    }
+
+    pub(super) fn is_memory(&self) -> bool {
+        self.is_memory
+    }
+
+    /// Lets the base device take over a write to a block.
+    #[inline]
+    pub(super) fn take_over(&mut self, queue: u32, block: Block, buffer: IoBuf) -> Result<(), IoBuf> {
+        let (lba, bytes) = (self.lba(block), buffer.len() as u64);
+        self.base.take_over(lba, buffer)?;
+        self.outboxes[queue as usize].meter.done(OpKind::Write, bytes);
+        Ok(())
+    }
+
+    /// These blocks will probably be written soon.
+    #[inline]
+    pub(super) fn expect_write(&mut self, block: Block, bytes: u32) {
+        let lba = self.lba(block);
+        self.base.expect_write(lba, bytes);
+    }
+
+    /// The I/O that was admitted last, if it has ended already. Asked once after each.
+    #[inline]
+    pub(super) fn take_ended(&mut self) -> Option<IoDone> {
+        match std::mem::replace(&mut self.at_once, AtOnce::Nobody) {
+            AtOnce::Ended(done) => Some(done),
+            AtOnce::Nobody | AtOnce::Waits(_) => None,
+        }
+    }
+
     /// A slot for an I/O within its volume, and its first command. The I/O itself when all slots are taken.
     pub(super) fn admit(
         &mut self,
@@ -180,6 +236,7 @@ impl Lane {
     ) -> Result<(u32, Order), Io> {
         let Io { tag, op } = io;
         let Some(index) = self.take_slot(queue, tag, op.kind()) else { return Err(Io { tag, op }) };
+        self.at_once = AtOnce::Waits(index);
         let slot = &mut self.slots[index as usize];
         slot.summed = summed;
         let order = match op {
@@ -385,8 +442,11 @@ impl Lane {
         } else {
             outbox.meter.failed(slot.kind);
         }
-        if outbox.live {
-            outbox.done.push_back(IoDone { tag: slot.tag, status, buffer });
+        let done = IoDone { tag: slot.tag, status, buffer };
+        if matches!(self.at_once, AtOnce::Waits(at_once) if at_once == index) {
+            self.at_once = AtOnce::Ended(done);
+        } else if outbox.live {
+            outbox.done.push_back(done);
         } else if outbox.in_flight == 0 {
             self.free_outboxes.push(slot.queue);
         }
@@ -447,6 +507,9 @@ impl Slot {
 
     /// The whole buffer, from its pieces.
     fn joined(&mut self) -> Option<IoBuf> {
+        if self.pieces.len() == 1 && self.rest.is_none() {
+            return self.pieces.pop()?.buffer;
+        }
         let mut pieces = self.pieces.drain(..).filter_map(|piece| piece.buffer).chain(self.rest.take());
         let mut whole = pieces.next()?;
         for piece in pieces {
@@ -462,7 +525,7 @@ fn blocks_of(bytes: usize) -> u32 {
 }
 
 /// CRC32C of each block of a buffer. Parts of a buffer begin and end at blocks.
-fn checksums(buffer: &IoBuf) -> impl Iterator<Item = u32> {
+pub(super) fn checksums(buffer: &IoBuf) -> impl Iterator<Item = u32> {
     buffer.slices().flat_map(|part| part.chunks_exact(BLOCK_BYTES).map(crc32c))
 }
 

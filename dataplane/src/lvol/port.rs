@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use reactors::{Poller, Turn, Work};
+use nvme::Lba;
+use reactors::{IoBuf, Poller, Turn, Work};
 
 use super::client::Client;
 use super::engine::Engine;
 use super::lane::Lane;
 use super::order::Order;
+use crate::store::VolumeId;
 
 /// One reactor's way into a store.
 pub(super) trait Port {
@@ -17,6 +19,12 @@ pub(super) trait Port {
     fn lane(&mut self) -> &mut Lane;
     /// Starts a command of a slot of the lane.
     fn start(&mut self, slot: u32, order: Order);
+    /// What a read for a queue of the lane would give, lent by the base device. `None`: it is to be read.
+    fn lend(&mut self, queue: u32, volume: VolumeId, lba: Lba, bytes: u32) -> Option<IoBuf>;
+    /// Takes over a write of a queue of the lane that does not have to be on the media. `Err`: it is to be submitted.
+    fn take_over(&mut self, queue: u32, volume: VolumeId, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf>;
+    /// A write of so many bytes to some volume will probably be submitted soon.
+    fn expect_write(&mut self, bytes: u32);
     /// Passes on what was started.
     fn kick(&mut self);
     /// Goes on with what is under way. Whether there was anything to do.

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use nvme::Status;
+use nvme::{Lba, Status};
+use reactors::IoBuf;
 use uuid::Uuid;
 
 use super::port::{AnyPort, Port, get};
@@ -178,6 +179,28 @@ fn finish(io: Io, status: Status) -> Submission {
 }
 
 impl<P: Port> Queue for VolumeQueue<P> {
+    fn is_memory(&self) -> bool {
+        self.port.borrow_mut().lane().is_memory()
+    }
+
+    #[inline]
+    fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        self.port.borrow_mut().lend(self.number, self.shared.id, lba, bytes)
+    }
+
+    #[inline]
+    fn take_over(&mut self, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf> {
+        if self.shared.read_only.load(Relaxed) || self.shared.store.write_through.load(Relaxed) {
+            return Err(buffer);
+        }
+        self.port.borrow_mut().take_over(self.number, self.shared.id, lba, buffer)
+    }
+
+    #[inline]
+    fn expect_write(&mut self, _: Lba, bytes: u32) {
+        self.port.borrow_mut().expect_write(bytes);
+    }
+
     #[inline]
     fn submit(&mut self, mut io: Io) -> Submission {
         let port = &mut *self.port.borrow_mut();
@@ -194,7 +217,7 @@ impl<P: Port> Queue for VolumeQueue<P> {
         match port.lane().admit(self.number, (self.shared.id, self.shared.checksums), io) {
             Ok((slot, order)) => {
                 port.start(slot, order);
-                Submission::Queued
+                port.lane().take_ended().map_or(Submission::Queued, Submission::Done)
             }
             Err(io) => Submission::Busy(io),
         }

@@ -61,7 +61,8 @@ pub struct Store {
     pub(crate) growth: Option<Growth>,
     pub(crate) checkpoint_wanted: bool,
     commit_wanted: bool,
-    pub(crate) slots: Vec<Slot>,
+    /// Empty while the command in it is taken a step further.
+    slots: Vec<Option<Box<Slot>>>,
     free_slots: Vec<usize>,
     waiting: Vec<usize>,
     /// Takes turns with `waiting`, so that neither grows anew.
@@ -91,7 +92,7 @@ impl Store {
             growth: None,
             checkpoint_wanted: false,
             commit_wanted: false,
-            slots: (0..limits.commands).map(|_| Slot::default()).collect(),
+            slots: (0..limits.commands).map(|_| Some(Box::default())).collect(),
             free_slots: (0..limits.commands).rev().collect(),
             waiting: Vec::with_capacity(limits.commands),
             retried: Vec::with_capacity(limits.commands),
@@ -156,10 +157,8 @@ impl Store {
     /// Takes a command, or says at once why not. Its end is an [`Event::Done`].
     pub fn submit(&mut self, command: &Command<'_>) -> Result<(), Failure> {
         let index = self.free_slots.last().copied().ok_or(Failure::Busy)?;
-        let mut slot = std::mem::take(&mut self.slots[index]);
-        let filled = slot.fill(command, &self.state);
-        self.slots[index] = slot;
-        filled?;
+        let slot = self.slots[index].as_mut().expect("a slot is taken out while it runs, and put back");
+        slot.fill(command, &self.state)?;
         self.free_slots.pop();
         self.run(index);
         Ok(())
@@ -231,14 +230,14 @@ impl Store {
     }
 
     fn run(&mut self, index: usize) {
-        let mut slot = std::mem::take(&mut self.slots[index]);
+        let mut slot = self.slots[index].take().expect("a command does not run inside itself");
         let outcome = self.advance(index, &mut slot);
         let tag = slot.tag();
         if outcome.is_err() {
             slot.end();
         }
         let in_data = slot.is_in_data();
-        self.slots[index] = slot;
+        self.slots[index] = Some(slot);
         match outcome {
             Ok(()) if in_data => {}
             Ok(()) => self.waiting.push(index),
@@ -250,9 +249,10 @@ impl Store {
     }
 
     fn data_finished(&mut self, index: usize, offset: u32, finished: Finished<'_>) {
-        if self.slots[index].data_finished(offset, finished) {
-            self.writing -= usize::from(self.slots[index].writes());
-            self.waiting.push(index);
+        let slot = self.slots[index].as_mut().expect("data is under way between two steps");
+        if slot.data_finished(offset, finished) {
+            self.writing -= usize::from(slot.writes());
+            self.run(index);
         }
     }
 
@@ -354,7 +354,8 @@ impl Store {
 
     fn start_commit(&mut self) {
         let durable = self.log.durable();
-        let awaited = self.waiting.iter().any(|index| self.slots[*index].awaits_after(durable));
+        let awaits = |slot: &Slot| slot.awaits_after(durable);
+        let awaited = self.waiting.iter().any(|index| self.slots[*index].as_deref().is_some_and(awaits));
         if !self.log.is_idle() || self.stopped || !(awaited || self.commit_wanted) {
             return;
         }
@@ -379,7 +380,7 @@ impl Store {
     }
 
     fn free_released(&mut self) {
-        let oldest = self.slots.iter().filter_map(Slot::reading_since).min();
+        let oldest = self.slots.iter().flatten().filter_map(|slot| slot.reading_since()).min();
         let durable = self.log.durable();
         let upto = oldest.map_or(durable, |oldest| durable.min(oldest));
         self.state.meta.space.free_released(upto);

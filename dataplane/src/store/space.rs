@@ -246,19 +246,22 @@ impl Space {
         *dirty = true;
     }
 
-    /// One reference less, by the record `lsn`.
-    pub(crate) fn dec(&mut self, block: Block, lsn: Lsn) {
-        let Some((count, held, dirty)) = self.raw(block) else { return };
+    /// One reference less, by the record `lsn`. Whether it was the last.
+    pub(crate) fn dec(&mut self, block: Block, lsn: Lsn) -> bool {
+        let Some((count, held, dirty)) = self.raw(block) else { return false };
         if *count == 0 || *count >= HELD {
-            return self.distrust(block);
+            self.distrust(block);
+            return false;
         }
         *count -= 1;
         *dirty = true;
-        if *count == 0 {
-            *count = HELD;
-            *held += 1;
-            self.released.push_back((lsn, block));
+        if *count > 0 {
+            return false;
         }
+        *count = HELD;
+        *held += 1;
+        self.released.push_back((lsn, block));
+        true
     }
 
     /// The only reference goes; what the last checkpoint says needs the block until the next.
@@ -299,6 +302,15 @@ impl Space {
             (true, false) => Stop::Checkpoint,
             (true, true) => Stop::Full,
         })
+    }
+
+    /// The block that [`Self::hold`] gives next, if that is to be known without reading a page.
+    pub(crate) fn next_free(&mut self) -> Option<Block> {
+        let (page, from) = self.cursor;
+        let counts = &self.pages[page as usize].counts.as_ref()?.0[from..blocks_in(&self.layout, page)];
+        let index = from + counts.iter().position(|count| *count == 0)?;
+        self.cursor.1 = index;
+        Some(Block(self.layout.data_start().0 + u64::from(page) * COUNTS_PER_PAGE as u64 + index as u64))
     }
 
     /// Whether a page, known now, has blocks to take.
@@ -346,7 +358,7 @@ impl Space {
     /// A free or held block is referred to, this many times. If a page of the map was lost, what it referred to still has
     /// its count: that is replaced.
     pub(crate) fn refer(&mut self, block: Block, times: u16) {
-        if self.count(block) == 0 && self.raw(block).is_some_and(|(count, ..)| *count == 0) {
+        if self.raw(block).is_some_and(|(count, ..)| *count == 0) {
             self.hold_at(block);
         }
         let Some((count, held, dirty)) = self.raw(block) else { return };

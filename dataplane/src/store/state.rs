@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::cache::{Pages, Stop, Target};
 use super::format::{FANOUT, Layout, MapEntry, NAME_BYTES, Record, VolumeEntry};
 use super::space::Space;
-use super::tree::{Dropped, Leaf, Meta, Root, Step, height_for};
+use super::tree::{Dropped, Leaf, Meta, Root, Step, Way, height_for};
 use super::{Block, Lsn, VOLUME_BLOCKS_MAX, VolumeBlock, VolumeId};
 
 /// What a volume may be used for.
@@ -309,7 +309,10 @@ impl State {
         if end.is_none() || first + blocks > FANOUT {
             return Err(Stop::Damaged);
         }
-        let way = self.meta.ready(volume.root, leaf, 0)?;
+        let way = match self.meta.own_leaf(volume.root, leaf) {
+            Some(id) => Way { frames: 0, target: Target::Frame(id), shared: false },
+            None => self.meta.ready(volume.root, leaf, 0)?,
+        };
         self.meta.ready_entries(way.target, first..first + blocks)?;
         Ok(way.frames)
     }
@@ -434,7 +437,9 @@ impl State {
     pub(crate) fn apply(&mut self, record: &Record<'_>) {
         self.lsn = self.lsn.next();
         let lsn = self.lsn;
-        let owed = self.owed_by(record);
+        // A volume never has fewer blocks of its own after it was written: where nothing is owed, nothing will be.
+        let may_owe = self.promised > 0 || !matches!(record, Record::Map { .. });
+        let owed = if may_owe { self.owed_by(record) } else { 0 };
         match *record {
             Record::Map { volume, at, entries } => {
                 self.change(volume, entries.len() as u64, |meta, root| meta.map(root, at, entries, lsn));
@@ -457,7 +462,9 @@ impl State {
             Record::Rename { volume, name } => self.place_mut(volume).entry.name = *name,
             Record::Reap { volume } => self.reap(volume),
         }
-        self.promised = self.promised + self.owed_by(record) - owed;
+        if may_owe {
+            self.promised = self.promised + self.owed_by(record) - owed;
+        }
     }
 
     fn owed(&self, id: VolumeId) -> u64 {

@@ -82,6 +82,25 @@ impl Meta {
         self.pages.get(target, 0)
     }
 
+    /// The frame of the leaf, if it and everything on the way to it is this tree's own already.
+    #[inline]
+    pub(crate) fn own_leaf(&self, root: Root, leaf: Leaf) -> Option<FrameId> {
+        let mut target = root.target;
+        let mut level = root.height;
+        loop {
+            let Target::Frame(id) = target else { return None };
+            let frame = self.pages.frame(id);
+            if frame.refs != 1 {
+                return None;
+            }
+            if level == 0 {
+                return Some(id);
+            }
+            target = Target::from_raw(frame.page.targets[leaf.entry(level)]);
+            level -= 1;
+        }
+    }
+
     pub(crate) fn references(&mut self, target: Target) -> Result<u16, Stop> {
         match target {
             Target::None | Target::Lost => Ok(0),
@@ -196,7 +215,9 @@ impl Meta {
     fn drop_reference(&mut self, target: Target, lsn: Lsn) {
         match target {
             Target::None | Target::Lost => {}
-            Target::Block(block) => self.space.dec(block, lsn),
+            Target::Block(block) => {
+                self.space.dec(block, lsn);
+            }
             Target::Frame(id) => self.pages.frame_mut(id).refs -= 1,
         }
     }
@@ -246,11 +267,11 @@ impl Meta {
         id
     }
 
+    #[inline]
     fn drop_data(&mut self, raw: u64, dropped: &mut Dropped, lsn: Lsn) {
         if raw > MapPage::LOST {
             dropped.mapped += 1;
-            dropped.own += u64::from(self.space.count(Block(raw)) == 1);
-            self.space.dec(Block(raw), lsn);
+            dropped.own += u64::from(self.space.dec(Block(raw), lsn));
         }
     }
 
@@ -263,7 +284,7 @@ impl Meta {
         lsn: Lsn,
     ) -> Dropped {
         let (leaf, first) = Leaf::of(at);
-        let id = self.change(root, leaf, 0, lsn);
+        let id = self.own_leaf(*root, leaf).unwrap_or_else(|| self.change(root, leaf, 0, lsn));
         let mut dropped = Dropped::default();
         for (index, entry) in (first..).zip(entries) {
             let target = Block(entry.target.get());

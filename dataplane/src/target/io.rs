@@ -207,8 +207,8 @@ impl ReactorTarget {
     fn take_over(&mut self, flight: &Flight, op: Op) -> Result<Completion<IoBuf>, Op> {
         let Some(ns) = self.namespace_mut(flight.namespace) else { return Err(op) };
         match op {
-            Op::Write { lba, buffer, fua } => {
-                ns.take_over(lba, buffer).map_err(|buffer| Op::Write { lba, buffer, fua })?;
+            Op::Write { lba, buffer, fua: false } => {
+                ns.take_over(lba, buffer).map_err(|buffer| Op::Write { lba, buffer, fua: false })?;
             }
             op => return Err(op),
         }

@@ -221,6 +221,88 @@ fn a_flipped_bit_is_an_error_and_never_data() {
     }
 }
 
+#[test]
+fn the_owner_lends_what_was_written_where_it_lies_together_and_nothing_else() {
+    let rig = volume(BlockSize::B4096, 600);
+    let [owner, other] = rig.hosts();
+    for (at, blocks) in [(10, 8), (252, 8), (599, 1)] {
+        Rig::write(&owner, "s/v", at, stamped(at, blocks));
+    }
+    assert_eq!(Rig::lend(&owner, "s/v", 10, 8), Some(stamped(10, 8)));
+    assert_eq!(Rig::lend(&owner, "s/v", 13, 2), Some(stamped(13, 2)));
+    assert_eq!(Rig::lend(&owner, "s/v", 599, 1), Some(stamped(599, 1)));
+    for (at, blocks, why) in [
+        (9, 2, "one was never written"),
+        (252, 8, "the map goes on in another page"),
+        (599, 2, "one is beyond the end"),
+        (u64::MAX, 1, "far beyond"),
+    ] {
+        assert_eq!(Rig::lend(&owner, "s/v", at, blocks), None, "{why}");
+    }
+    Rig::write(&owner, "s/v", 12, stamped(99, 1));
+    assert_eq!(Rig::lend(&owner, "s/v", 12, 1), Some(stamped(99, 1)));
+    assert_eq!(Rig::lend(&owner, "s/v", 10, 8), None, "they lie together no longer");
+    assert_eq!(Rig::run(&owner, "s/v", Ask::Deallocate { at: 13, blocks: 1 }).0, SUCCESS);
+    assert_eq!(Rig::lend(&owner, "s/v", 13, 1), None, "nothing is there any more");
+    let reads = *rig.devices.get("s/v").unwrap().counters().of(OpKind::Read);
+    assert_eq!((reads.operations, reads.bytes, reads.errors), (4, 12 * BLOCK as u64, 0));
+    if owner.id() != other.id() {
+        assert_eq!(Rig::lend(&other, "s/v", 10, 1), None, "the map is with the owner");
+    }
+}
+
+#[test]
+fn what_is_damaged_is_not_lent() {
+    let rig = volume(BlockSize::B4096, 4096);
+    let [owner, _] = rig.hosts();
+    Rig::write(&owner, "s/v", 0, stamped(77, 4));
+    flip(&rig, &stamped(78, 1));
+    assert_eq!(Rig::lend(&owner, "s/v", 0, 4), None);
+    assert_eq!(Rig::lend(&owner, "s/v", 1, 1), None);
+    assert_eq!(Rig::lend(&owner, "s/v", 2, 2), Some(stamped(79, 2)));
+}
+
+#[test]
+fn a_write_that_the_owner_takes_over_is_there_for_all_and_after_closing() {
+    let rig = volume(BlockSize::B4096, 600);
+    let [owner, other] = rig.hosts();
+    assert!(!Rig::take_over(&owner, "s/v", 5, stamped(5, 1)), "nothing of its part of the map is there");
+    for at in (0..600).step_by(200) {
+        Rig::write(&owner, "s/v", at, stamped(at, 200));
+    }
+    let store = rig.stores.find("s").unwrap();
+    let mut taken = 0;
+    for at in 0..600 {
+        // Where the base device has no memory yet, it takes nothing over.
+        match Rig::take_over(&owner, "s/v", at, stamped(at + 7, 1)) {
+            true => taken += 1,
+            false => Rig::write(&owner, "s/v", at, stamped(at + 7, 1)),
+        }
+        assert_eq!(Rig::read(&other, "s/v", at, 1), stamped(at + 7, 1));
+    }
+    assert!(taken > 300, "{taken} of 600");
+    assert_eq!(Rig::read(&owner, "s/v", 100, 256), stamped(107, 256));
+    assert!(!Rig::take_over(&owner, "s/v", 600, stamped(0, 1)), "beyond the end");
+    assert!(!Rig::take_over(&owner, "s/v", 0, stamped(0, 2)), "two blocks");
+    store.set_write_through(true);
+    assert!(!Rig::take_over(&owner, "s/v", 17, stamped(0, 1)), "to be on the media first");
+    store.set_write_through(false);
+    if owner.id() != other.id() {
+        assert!(!Rig::take_over(&other, "s/v", 17, stamped(0, 1)), "the map is with the owner");
+    }
+    rig.stores.configure_volume("s/v", Some(true), None).unwrap();
+    assert!(!Rig::take_over(&owner, "s/v", 17, stamped(0, 1)), "read-only");
+    for host in [&owner, &other] {
+        rig.close(host, "s/v");
+    }
+    rig.stores.close(&store).unwrap();
+    let mut media = DeviceMedia::open(rig.devices.get("base").unwrap().as_ref()).unwrap();
+    assert_eq!(store::check(&mut media, true).unwrap().faults, []);
+    rig.stores.open("base").unwrap();
+    rig.open(&other, "s/v");
+    assert_eq!(Rig::read(&other, "s/v", 17, 1), stamped(24, 1));
+}
+
 /// Changes a bit of the block of the base device that holds this.
 fn flip(rig: &Rig, content: &[u8]) {
     use crate::store::Media;

@@ -196,6 +196,33 @@ impl Rig {
         reply
     }
 
+    /// What the device lends, if it does.
+    pub(super) fn lend(on: &ReactorHandle, device: &str, at: u64, blocks: u32) -> Option<Vec<u8>> {
+        let name = device.to_owned();
+        let lent = on.call(move |context| {
+            let hosts = context.local().get::<Hosts>().unwrap();
+            let mut hosts = hosts.0.borrow_mut();
+            let queue = &mut hosts.get_mut(&name).unwrap().queue;
+            let lent = queue.lend(Lba(at), blocks * BLOCK as u32);
+            assert!(queue.is_memory() || lent.is_none());
+            lent.map(|lent| lent.slices().flat_map(<[u8]>::to_vec).collect())
+        });
+        lent.unwrap().wait().unwrap()
+    }
+
+    /// Whether the device takes over a write.
+    pub(super) fn take_over(on: &ReactorHandle, device: &str, at: u64, bytes: Vec<u8>) -> bool {
+        let name = device.to_owned();
+        let taken = on.call(move |context| {
+            let hosts = context.local().get::<Hosts>().unwrap();
+            let mut hosts = hosts.0.borrow_mut();
+            let mut buffer = context.local().pool().alloc_io(bytes.len()).unwrap();
+            buffer.copy_in(0, &bytes);
+            hosts.get_mut(&name).unwrap().queue.take_over(Lba(at), buffer).is_ok()
+        });
+        taken.unwrap().wait().unwrap()
+    }
+
     /// Does an I/O.
     pub(super) fn run(on: &ReactorHandle, device: &str, ask: Ask) -> Answer {
         Self::start(on, device, ask).wait().unwrap()

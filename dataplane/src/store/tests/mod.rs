@@ -2,6 +2,7 @@
 
 mod damage;
 mod decode;
+mod direct;
 mod features;
 mod grow;
 mod models;
