@@ -549,7 +549,7 @@ impl Port for Engine {
 
     #[inline]
     fn lend(&mut self, queue: u32, volume: VolumeId, lba: Lba, bytes: u32) -> Option<IoBuf> {
-        if !self.lane.is_memory() || bytes as usize % BLOCK_BYTES != 0 {
+        if !self.lane.is_memory() || !(bytes as usize).is_multiple_of(BLOCK_BYTES) {
             return None;
         }
         let found = self.store.find(volume, VolumeBlock(lba.get()), bytes >> BLOCK_SHIFT)?;

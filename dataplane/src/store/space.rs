@@ -307,10 +307,10 @@ impl Space {
     /// The block that [`Self::hold`] gives next, if that is to be known without reading a page.
     pub(crate) fn next_free(&mut self) -> Option<Block> {
         let (page, from) = self.cursor;
-        let counts = &self.pages[page as usize].counts.as_ref()?.0[from..blocks_in(&self.layout, page)];
+        let counts = self.pages[page as usize].counts.as_ref()?.0.get(from..self.layout.blocks_in(page))?;
         let index = from + counts.iter().position(|count| *count == 0)?;
         self.cursor.1 = index;
-        Some(Block(self.layout.data_start().0 + u64::from(page) * COUNTS_PER_PAGE as u64 + index as u64))
+        Some(Block(self.layout.first_in(page).0 + index as u64))
     }
 
     /// Whether a page, known now, has blocks to take.
