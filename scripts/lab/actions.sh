@@ -38,6 +38,8 @@ action() {
         stop) target_stop ;;
         partition) partition "$1" ;;
         heal) in_namespace nft delete table inet lab ;;
+        unplug) ip -n "$NAMESPACE" link set peer0 nomaster ;;
+        plug) ip -n "$NAMESPACE" link set peer0 master bridge0 ;;
         path) echo "$WORK/$1" ;;
         file) truncate -s "$2" "$WORK/$1" && echo "$WORK/$1" ;;
         replay-check) replay_check "$1" ;;

@@ -31,6 +31,16 @@ host() {
 }
 rpc() { host rpc "$@"; }
 
+# peer COMMAND…: what the second guest does, in the one shell it has; prints what it said.
+peer() {
+    local name=/share/peer-$EPOCHREALTIME status
+    printf '%q ' "$@" >"$name.new"
+    mv "$name.new" "$name.request"
+    eventually "$ANSWER_SECONDS" test -e "$name.answer" || fail "no answer of the peer to: $*"
+    { read -r status && cat; } <"$name.answer"
+    return "$status"
+}
+
 # eventually SECONDS COMMAND…: polls until it succeeds; fails with it when the time is up.
 eventually() {
     local deadline=$((SECONDS + $1))
@@ -178,9 +188,10 @@ no_io_errors() {
 RDMA_PORT=4421
 INSIDE_SOCKET=/run/pollux.sock
 
-# rdma_device siw|rxe [CARD]: makes a device of that kind on a card (default 0); prints the address it is reached at. Both
-# ends are in the guest, on one device.
-rdma_device() { rdma link add "$1${2:-0}" type "$1" netdev "vec${2:-0}" && echo "10.77.${2:-0}.2"; }
+# rdma_device siw|rxe [CARD]: makes a device of that kind on a card (default 0); prints the address it is reached at.
+rdma_device() {
+    rdma link add "$1${2:-0}" type "$1" netdev "vec${2:-0}" && ip -4 -o addr show dev "vec${2:-0}" | sed 's#.* inet \([^/]*\)/.*#\1#'
+}
 
 # Starts a target in the guest; it sleeps when idle at once, because there is one processor for both ends.
 inside_start() {
@@ -193,6 +204,8 @@ inside_start() {
     INSIDE_PID=$!
     eventually 20 inside_rpc rpc_get_methods || { cat /tmp/target.log && fail "the target in the guest did not start"; }
 }
+echo_inside_pid() { echo "$INSIDE_PID"; }
+inside_wait() { wait "$INSIDE_PID"; }
 inside_rpc() { /share/bin/pollux rpc --socket "$INSIDE_SOCKET" "$@"; }
 # inside_listen rdma|tcp ADDRESS PORT
 inside_listen() {
