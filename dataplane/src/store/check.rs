@@ -1,6 +1,6 @@
 //! Reads a whole store without writing: every page, every count, on request all data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::cache::{Stop, Target};
 use super::format::{Layout, MapPage, SuperblockV1, VolumeEntry, crc32c};
@@ -13,11 +13,20 @@ use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 /// Something wrong with a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
-    /// A map page cannot be read, or is not what it should be. What it maps is out of reach.
-    #[error("the map page at block {} is damaged", block.0)]
+    /// A map page cannot be read, or is not what it should be. What it maps is out of reach, in all volumes that share it.
+    #[error(
+        "the map page at block {} is damaged: volume {}: blocks {at} to {} are out of reach",
+        block.0, volume.0, at + blocks - 1
+    )]
     Page {
         /// Where.
         block: Block,
+        /// Whose, one of those that share it.
+        volume: VolumeId,
+        /// The first block that it maps.
+        at: u64,
+        /// How many it may map.
+        blocks: u64,
     },
     /// The counts of this block cannot be read: it, and its neighbours, cannot be freed or taken.
     #[error("the counts around block {} are damaged", block.0)]
@@ -67,13 +76,26 @@ pub enum Fault {
     },
 }
 
+/// How much of a volume can be found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// Which.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Blocks that it says it maps. While it is shrinking, what lies beyond its size is among them.
+    pub mapped: u64,
+    /// Of these, blocks whose place is known; when data was read, and is what was written.
+    pub reachable: u64,
+}
+
 /// What a check found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// The last record.
     pub lsn: Lsn,
     /// Volumes, snapshots and clones.
-    pub volumes: usize,
+    pub volumes: Vec<Reach>,
     /// Blocks that data and map pages take.
     pub used: u64,
     /// What is wrong; empty for a sound store. At most [`FAULTS_MAX`].
@@ -112,10 +134,35 @@ struct Walk<'a, M> {
     media: &'a mut M,
     state: State,
     references: References,
-    /// Blocks mapped below a page; `None` below a damaged one.
-    mapped: HashMap<u64, Option<u64>>,
+    /// What was found below a page that others share.
+    found: HashMap<u64, Found>,
+    /// Blocks whose data is damaged.
+    bad: HashSet<u64>,
     data: bool,
     faults: Vec<Fault>,
+}
+
+/// What a part of a map maps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Found {
+    blocks: u64,
+    /// Of these, how many hold what was written.
+    reachable: u64,
+    /// Nothing of the map is damaged.
+    whole: bool,
+}
+
+impl Found {
+    const NOTHING: Self = Self { blocks: 0, reachable: 0, whole: true };
+    const DAMAGE: Self = Self { blocks: 0, reachable: 0, whole: false };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks + other.blocks,
+            reachable: self.reachable + other.reachable,
+            whole: self.whole && other.whole,
+        }
+    }
 }
 
 /// How often each block, and each frame, is referred to.
@@ -153,26 +200,29 @@ pub fn check(media: &mut impl Media, data: bool) -> Result<Report, OpenError> {
     let blocks = usize::try_from(layout.data_end().0 - layout.data_start().0).unwrap_or(usize::MAX);
     let references =
         References { start: layout.data_start().0, blocks: vec![0; blocks], frames: HashMap::new() };
-    let mut walk = Walk { media, state, references, mapped: HashMap::new(), data, faults: Vec::new() };
-    for place in 0..layout.volumes() {
-        walk.visit_volume(VolumeId(place));
-    }
+    let (found, bad, faults) = (HashMap::new(), HashSet::new(), Vec::new());
+    let mut walk = Walk { media, state, references, found, bad, data, faults };
+    let places = (0..layout.volumes()).map(VolumeId);
+    let volumes = places.filter_map(|id| walk.visit_volume(id)).collect();
     let used = walk.compare_counts();
-    walk.faults.truncate(FAULTS_MAX);
-    let volumes = walk.state.list().count();
     Ok(Report { lsn: walk.state.lsn, volumes, used, faults: walk.faults })
 }
 
 impl<M: Media> Walk<'_, M> {
-    fn visit_volume(&mut self, id: VolumeId) {
-        let Some(volume) = &self.state.volumes[id.0 as usize] else { return };
-        let (root, recorded) = (volume.root, volume.entry.mapped.get());
+    /// A volume, or what is left of a deleted one, of which nothing is told.
+    fn visit_volume(&mut self, id: VolumeId) -> Option<Reach> {
+        let volume = self.state.volumes[id.0 as usize].as_ref()?;
+        let (root, mapped, name) = (volume.root, volume.entry.mapped.get(), volume.entry.name().to_owned());
         let tree = Tree { id, summed: !volume.has(VolumeEntry::UNSUMMED) };
-        let counted = !volume.has(VolumeEntry::DELETED);
+        let deleted = volume.has(VolumeEntry::DELETED);
         let found = self.visit(tree, root.target, root.height, 0);
-        if let Some(found) = found.filter(|found| counted && *found != recorded) {
-            self.fault(Fault::Allocated { volume: id, recorded, found });
+        if deleted {
+            return None;
         }
+        if found.whole && found.blocks != mapped {
+            self.fault(Fault::Allocated { volume: id, recorded: mapped, found: found.blocks });
+        }
+        Some(Reach { id, name, mapped, reachable: found.reachable })
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -181,38 +231,40 @@ impl<M: Media> Walk<'_, M> {
         }
     }
 
-    /// Counts a reference, and goes down when it is the first. Depth is bounded by the height of a tree. Gives the blocks
-    /// that are mapped below.
-    fn visit(&mut self, tree: Tree, target: Target, level: u8, first: u64) -> Option<u64> {
+    /// Counts a reference, and goes down when it is the first. Depth is bounded by the height of a tree.
+    fn visit(&mut self, tree: Tree, target: Target, level: u8, first: u64) -> Found {
+        let span = 1u64 << (8 * u32::from(level));
         match target {
-            Target::None => return Some(0),
+            Target::None => return Found::NOTHING,
             Target::Lost => {
-                self.fault(Fault::Lost { volume: tree.id, at: first, blocks: 256 << (8 * u32::from(level)) });
-                return None;
+                self.fault(Fault::Lost { volume: tree.id, at: first, blocks: 256 * span });
+                return Found::DAMAGE;
             }
             Target::Block(_) | Target::Frame(_) => {}
         }
         if self.references.add(target) > 1 {
-            return self.mapped.get(&target.raw()).copied().flatten();
+            return self.found.get(&target.raw()).copied().unwrap_or(Found::DAMAGE);
         }
-        let page = self.page(target, level)?;
-        let span = 1u64 << (8 * u32::from(level));
-        let mut mapped = Some(0);
+        let Some(page) = self.page(target, level) else {
+            if let Target::Block(block) = target {
+                self.fault(Fault::Page { block, volume: tree.id, at: first, blocks: 256 * span });
+            }
+            return Found::DAMAGE;
+        };
+        let mut found = Found::NOTHING;
         for (index, raw) in page.targets.into_iter().enumerate().filter(|(_, raw)| *raw != 0) {
             let at = first + index as u64 * span;
-            let below = if level == 0 && raw == MapPage::LOST {
-                self.fault(Fault::Lost { volume: tree.id, at, blocks: 1 });
-                None
-            } else if level == 0 {
-                self.visit_data(tree, Block(raw), at, page.sums[index]);
-                Some(1)
-            } else {
+            found = found.and(if level > 0 {
                 self.visit(tree, Target::from_raw(raw), level - 1, at)
-            };
-            mapped = mapped.zip(below).map(|(mapped, below)| mapped + below);
+            } else if raw == MapPage::LOST {
+                self.fault(Fault::Lost { volume: tree.id, at, blocks: 1 });
+                Found::DAMAGE
+            } else {
+                self.visit_data(tree, Block(raw), at, page.sums[index])
+            });
         }
-        self.mapped.insert(target.raw(), mapped);
-        mapped
+        self.found.insert(target.raw(), found);
+        found
     }
 
     fn page(&mut self, target: Target, level: u8) -> Option<Box<MapPage>> {
@@ -221,25 +273,21 @@ impl<M: Media> Walk<'_, M> {
             match self.state.meta.pages.get(target, level) {
                 Ok(page) => return page.map(|page| Box::new(page.clone())),
                 Err(stop @ Stop::Map { .. }) => read_missing(self.media, &mut self.state, stop),
-                Err(_) => {
-                    if let Target::Block(block) = target {
-                        self.fault(Fault::Page { block });
-                    }
-                    return None;
-                }
+                Err(_) => return None,
             }
         }
     }
 
-    fn visit_data(&mut self, tree: Tree, block: Block, at: u64, sum: u32) {
+    fn visit_data(&mut self, tree: Tree, block: Block, at: u64, sum: u32) -> Found {
         let first = self.references.add(Target::Block(block)) == 1;
-        if !(first && self.data && tree.summed) {
-            return;
+        if first && self.data && tree.summed {
+            let mut bytes = [0; BLOCK_BYTES];
+            if self.media.read(block, &mut bytes).is_err() || crc32c(&bytes) != sum {
+                self.bad.insert(block.0);
+                self.fault(Fault::Data { volume: tree.id, at, block });
+            }
         }
-        let mut bytes = [0; BLOCK_BYTES];
-        if self.media.read(block, &mut bytes).is_err() || crc32c(&bytes) != sum {
-            self.fault(Fault::Data { volume: tree.id, at, block });
-        }
+        Found { blocks: 1, reachable: u64::from(!self.bad.contains(&block.0)), whole: true }
     }
 
     /// Every count against the references that were found; says how many blocks are in use.

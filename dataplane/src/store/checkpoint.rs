@@ -2,7 +2,7 @@
 //!
 //! place (a block for every frame, lowest level first) → write map pages, counts, volume table and summary, the last two
 //! twice → flush → header, twice, on the media when it is finished. What is written was copied at one instant, so changes
-//! go on meanwhile. Until the header is on the media the checkpoint before it counts, and nothing that it refers to has
+//! go on meanwhile; table and summary, which grow with the store, become blocks only when it is their turn. Until the header is on the media the checkpoint before it counts, and nothing that it refers to has
 //! been touched: map pages went to free blocks, counts to their other side, the table to the other area.
 
 use super::cache::{FrameId, Stop, Target};
@@ -21,8 +21,10 @@ pub(crate) enum Phase {
     Placing {
         frames: Vec<FrameId>,
     },
+    /// Requests under way; each that ends makes room for a block of the payload.
     Writing {
         left: usize,
+        payload: Payload,
         header: CheckpointHeader,
     },
     Flushing {
@@ -77,27 +79,59 @@ pub(crate) fn settle(
     }
 }
 
-/// Table and summary, each block with its place.
-pub(crate) fn payload(state: &State) -> Vec<(u64, Box<Bytes>)> {
-    let entry =
-        |place: &Option<Volume>| place.as_ref().map_or_else(VolumeEntry::new_zeroed, Volume::to_entry);
-    let table: Vec<VolumeEntry> = state.volumes.iter().map(entry).collect();
-    let table = table.chunks(VOLUMES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
-    let summary: Vec<SummaryEntry> = state.meta.space.summary().collect();
-    let summary = summary.chunks(SUMMARIES_PER_BLOCK).map(|entries| block_of(entries.as_bytes()));
-    (0..).zip(table.chain(summary)).collect()
+/// Table and summary as they were at one instant, on their way to the media: one copy, then the other.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    table: Vec<VolumeEntry>,
+    summary: Vec<SummaryEntry>,
+    /// Blocks that were taken, of both copies.
+    taken: u64,
+    /// CRC32C of each block of the first copy.
+    sums: Vec<u8>,
 }
 
-/// CRC32C of all of the payload.
+impl Payload {
+    pub(crate) fn of(state: &State) -> Self {
+        let entry =
+            |place: &Option<Volume>| place.as_ref().map_or_else(VolumeEntry::new_zeroed, Volume::to_entry);
+        let table = state.volumes.iter().map(entry).collect();
+        Self { table, summary: state.meta.space.summary().to_vec(), taken: 0, sums: Vec::new() }
+    }
+
+    /// The next block, and where it lies.
+    pub(crate) fn next(&mut self, layout: &Layout, seq: u64) -> Option<(Block, Box<Bytes>)> {
+        let blocks = layout.payload_blocks();
+        let (copy, index) = (self.taken / blocks, self.taken % blocks);
+        let place = *layout.payload(seq, index).get(usize::try_from(copy).ok()?)?;
+        let bytes = self.block(usize::try_from(index).ok()?)?;
+        if copy == 0 {
+            self.sums.extend(crc32c(&bytes[..]).to_le_bytes());
+        }
+        self.taken += 1;
+        Some((place, bytes))
+    }
+
+    fn block(&self, index: usize) -> Option<Box<Bytes>> {
+        let tables = self.table.len().div_ceil(VOLUMES_PER_BLOCK);
+        let entries = match index.checked_sub(tables) {
+            None => self.table.chunks(VOLUMES_PER_BLOCK).nth(index)?.as_bytes(),
+            Some(index) => self.summary.chunks(SUMMARIES_PER_BLOCK).nth(index)?.as_bytes(),
+        };
+        let mut block = Box::new([0; BLOCK_BYTES]);
+        block[..entries.len()].copy_from_slice(entries);
+        Some(block)
+    }
+
+    /// CRC32C of all of it, once the first copy was taken.
+    pub(crate) fn crc(&self) -> u32 {
+        crc32c(&self.sums)
+    }
+}
+
+/// CRC32C of all of a payload that was read.
 pub(crate) fn payload_crc<'a>(blocks: impl Iterator<Item = &'a Bytes>) -> u32 {
     let sums: Vec<u8> = blocks.flat_map(|block| crc32c(block).to_le_bytes()).collect();
     crc32c(&sums)
-}
-
-fn block_of(bytes: &[u8]) -> Box<Bytes> {
-    let mut block = Box::new([0; BLOCK_BYTES]);
-    block[..bytes.len()].copy_from_slice(bytes);
-    block
 }
 
 /// Blocks of a checkpoint's table and of its summary, from the payload read back.

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use uuid::Uuid;
 
 use super::cache::{FrameId, Stop};
-use super::checkpoint::{self, Phase as Checkpoint};
+use super::checkpoint::{self, Payload, Phase as Checkpoint};
 use super::command::{Command, Event, Failure};
 use super::commands::Slot;
 use super::commit::{Log, Next};
@@ -40,6 +40,9 @@ impl Default for Limits {
 
 /// Frames that one command may take at most: two ways down a tree.
 const FRAMES_PER_COMMAND: usize = 16;
+
+/// Blocks of table and summary that are written at a time: a checkpoint of a large store is no burst.
+const PAYLOAD_AT_ONCE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
@@ -420,32 +423,45 @@ impl Store {
         self.become_larger(seq, |block, bytes| writes.push((block, bytes)));
         self.state.meta.space.write_dirty(seq, |block, bytes| writes.push((block, bytes)));
         self.state.meta.space.begin_checkpoint();
-        let payload = checkpoint::payload(&self.state);
+        let mut payload = Payload::of(&self.state);
         let header = CheckpointHeader {
             store: self.state.uuid,
             seq,
             lsn: self.state.lsn,
             log_position: self.log.begin_checkpoint(),
             incarnation: self.log.incarnation(),
-            payload_crc: checkpoint::payload_crc(payload.iter().map(|(_, bytes)| &**bytes)),
+            // Known when all of it is under way.
+            payload_crc: 0,
         };
-        let place = |copy: usize, index| self.state.layout.payload(seq, index)[copy];
-        writes.extend(payload.iter().map(|(index, bytes)| (place(0, *index), bytes.clone())));
-        writes.extend(payload.into_iter().map(|(index, bytes)| (place(1, index), bytes)));
-        self.checkpoint = Checkpoint::Writing { left: writes.len(), header };
+        let mut left = writes.len();
         for (block, bytes) in writes {
             self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: false });
         }
+        for _ in 0..PAYLOAD_AT_ONCE {
+            left += usize::from(self.write_payload(&mut payload, seq));
+        }
+        self.checkpoint = Checkpoint::Writing { left, payload, header };
+    }
+
+    /// Writes a block of the payload. Whether there was one.
+    fn write_payload(&mut self, payload: &mut Payload, seq: u64) -> bool {
+        let Some((block, bytes)) = payload.next(&self.state.layout, seq) else { return false };
+        self.request(Purpose::Checkpoint, RequestOp::WriteMeta { block, bytes, fua: false });
+        true
     }
 
     fn checkpoint_goes_on(&mut self) {
         self.checkpoint = match std::mem::replace(&mut self.checkpoint, Checkpoint::Idle) {
             Checkpoint::Idle | Checkpoint::Placing { .. } => unreachable!("no request is under way"),
-            Checkpoint::Writing { left: 1, header } => {
-                self.request(Purpose::Checkpoint, RequestOp::Flush);
-                Checkpoint::Flushing { header }
+            Checkpoint::Writing { left, mut payload, header } => {
+                let left = left - usize::from(!self.write_payload(&mut payload, header.seq));
+                if left > 0 {
+                    Checkpoint::Writing { left, payload, header }
+                } else {
+                    self.request(Purpose::Checkpoint, RequestOp::Flush);
+                    Checkpoint::Flushing { header: CheckpointHeader { payload_crc: payload.crc(), ..header } }
+                }
             }
-            Checkpoint::Writing { left, header } => Checkpoint::Writing { left: left - 1, header },
             Checkpoint::Flushing { header } => {
                 for block in self.state.layout.headers(header.seq) {
                     let bytes = header.encode();

@@ -33,7 +33,7 @@ mod usage;
 mod tests;
 
 pub use changes::{ChangedRange, Changes, Progress};
-pub use check::{Contents, FAULTS_MAX, Fault, Report, check, contents};
+pub use check::{Contents, FAULTS_MAX, Fault, Reach, Report, check, contents};
 pub use command::{Command, Control, Event, Failure, Operation};
 pub use direct::{Found, Prepared};
 pub use format::GrowError;

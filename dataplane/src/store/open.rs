@@ -1,6 +1,6 @@
 //! Making and opening a store. Both block: for the thread that sets things up, not for a reactor.
 
-use super::checkpoint;
+use super::checkpoint::Payload;
 use super::commit::Log;
 use super::format::{Bytes, CheckpointHeader, FormatError, Layout, SuperblockV1};
 use super::machine::{Limits, Store};
@@ -119,23 +119,21 @@ pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout,
     }
     media.flush()?;
     let state = State::empty(options.uuid, layout.clone(), 0, 0);
-    let payload = checkpoint::payload(&state);
+    for block in layout.headers(1) {
+        media.write(block, &[0; BLOCK_BYTES])?;
+    }
+    let mut payload = Payload::of(&state);
+    while let Some((block, bytes)) = payload.next(&layout, 0) {
+        media.write(block, &bytes)?;
+    }
     let header = CheckpointHeader {
         store: options.uuid,
         seq: 0,
         lsn: Lsn(0),
         log_position: 0,
         incarnation: 0,
-        payload_crc: checkpoint::payload_crc(payload.iter().map(|(_, bytes)| &**bytes)),
+        payload_crc: payload.crc(),
     };
-    for block in layout.headers(1) {
-        media.write(block, &[0; BLOCK_BYTES])?;
-    }
-    for (index, bytes) in &payload {
-        for block in layout.payload(0, *index) {
-            media.write(block, bytes)?;
-        }
-    }
     for block in layout.headers(0) {
         media.write(block, &header.encode())?;
     }

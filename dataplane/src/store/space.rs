@@ -42,11 +42,18 @@ impl Page {
         let available = u16::try_from(layout.blocks_in(page)).unwrap_or(u16::MAX);
         Self { available, held: 0, flags: 0, trust: Trust::Sound, dirty: false, counts: None }
     }
+
+    /// What a checkpoint says of it. Held blocks are free on the device.
+    fn entry(&self) -> SummaryEntry {
+        SummaryEntry { free: (self.available + self.held).into(), flags: self.flags.into() }
+    }
 }
 
 pub(crate) struct Space {
     layout: Layout,
     pages: Vec<Page>,
+    /// What the last checkpoint said of each page, or the one being written says. Pages that are not dirty are as it says.
+    summary: Vec<SummaryEntry>,
     /// Pages that are in memory, in the order in which they came.
     loaded: VecDeque<u32>,
     capacity: usize,
@@ -92,11 +99,13 @@ impl Space {
     }
 
     fn of_pages(layout: Layout, pages: Vec<Page>, capacity: usize) -> Self {
+        let summary = pages.iter().map(Page::entry).collect();
         let available = pages.iter().map(|page| u64::from(page.available)).sum();
         let damaged = pages.iter().filter(|page| page.trust == Trust::Damaged).count();
         Self {
             layout,
             pages,
+            summary,
             loaded: VecDeque::new(),
             capacity,
             available,
@@ -112,6 +121,8 @@ impl Space {
     pub(crate) fn grow(&mut self, layout: Layout) {
         let added = self.layout.counts_pages()..layout.counts_pages();
         self.pages.extend(added.map(|page| Page::unused(&layout, page)));
+        let added = &self.pages[self.summary.len()..];
+        self.summary.extend(added.iter().map(Page::entry));
         self.available += layout.data_blocks() - self.layout.data_blocks();
         self.layout = layout;
     }
@@ -182,6 +193,7 @@ impl Space {
         entry.trust = Trust::Damaged;
         entry.flags |= SummaryEntry::DAMAGED;
         (entry.available, entry.held, entry.dirty, entry.counts) = (0, 0, false, None);
+        self.summary[page as usize] = entry.entry();
         self.loaded.retain(|other| *other != page);
     }
 
@@ -405,15 +417,14 @@ impl Space {
             page.dirty = false;
             page.flags = (page.flags | SummaryEntry::WRITTEN) ^ SummaryEntry::SIDE;
             let image = CountsPage(counts.0.map(|count| count & !HELD));
+            self.summary[number as usize] = page.entry();
             write(self.page_block(number), image.encode(number, checkpoint));
         }
     }
 
-    /// What a checkpoint says of each page.
-    pub(crate) fn summary(&self) -> impl Iterator<Item = SummaryEntry> + '_ {
-        self.pages
-            .iter()
-            .map(|page| SummaryEntry { free: (page.available + page.held).into(), flags: page.flags.into() })
+    /// What a checkpoint says of each page, once changed pages were written.
+    pub(crate) fn summary(&self) -> &[SummaryEntry] {
+        &self.summary
     }
 
     /// Lets pages go that are as on the device and hold nothing, beyond the capacity: the oldest first.

@@ -118,7 +118,16 @@ fn check(path: &Path, data: bool, json: bool) -> Result<(), Failure> {
 
 fn report_json(report: &Report) -> Value {
     let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
-    json!({"lsn": report.lsn.0, "volumes": report.volumes, "used_blocks": report.used, "faults": faults})
+    let reach = |volume: &store::Reach| {
+        json!({
+            "id": volume.id.0,
+            "name": volume.name,
+            "mapped_blocks": volume.mapped,
+            "reachable_blocks": volume.reachable,
+        })
+    };
+    let volumes: Vec<Value> = report.volumes.iter().map(reach).collect();
+    json!({"lsn": report.lsn.0, "volumes": volumes, "used_blocks": report.used, "faults": faults})
 }
 
 fn print_report(report: &Report) -> Result<(), Failure> {
@@ -126,9 +135,19 @@ fn print_report(report: &Report) -> Result<(), Failure> {
     for fault in &report.faults {
         writeln!(out, "{fault}")?;
     }
-    let used = ByteCount(report.used.saturating_mul(store::BLOCK_BYTES as u64));
+    let bytes = |blocks: u64| ByteCount(blocks.saturating_mul(store::BLOCK_BYTES as u64));
+    for volume in report.volumes.iter().filter(|volume| volume.reachable < volume.mapped) {
+        let (id, name) = (volume.id.0, &volume.name);
+        writeln!(
+            out,
+            "volume {id}, {name}: {} of {} in reach",
+            bytes(volume.reachable),
+            bytes(volume.mapped)
+        )?;
+    }
+    let used = bytes(report.used);
     let sound = if report.faults.is_empty() { "sound: " } else { "" };
-    writeln!(out, "{sound}{} volumes, {used} in use, record {}", report.volumes, report.lsn.0)?;
+    writeln!(out, "{sound}{} volumes, {used} in use, record {}", report.volumes.len(), report.lsn.0)?;
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use crate::store::format::{
     CheckpointHeader, CountsPage, FormatError, Layout, LogBlock, LogHeader, MapPage, Record, SuperblockV1,
 };
 use crate::store::{
-    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, VolumeId, VolumeKind, check, create,
-    open,
+    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, Reach, VolumeId, VolumeKind, check,
+    create, open,
 };
 
 #[test]
@@ -36,6 +36,7 @@ fn a_flipped_bit_in_data_is_an_error_and_never_data() {
     let mut rig = rig.reopen();
     let report = check(&mut rig.media, true).unwrap();
     assert!(matches!(report.faults[..], [Fault::Data { block: found, .. }] if found == Block(block)));
+    assert_eq!((report.volumes[0].mapped, report.volumes[0].reachable), (2, 1));
 }
 
 #[test]
@@ -62,8 +63,14 @@ fn a_damaged_map_page_takes_down_what_it_maps_and_nothing_else() {
         rig.write(volume, 300, 8, 3).unwrap();
         assert_eq!(rig.read(volume, 300, 8), Ok(vec![3; 8]));
     }
-    let faults = check(&mut rig.media, false).unwrap().faults;
-    assert!(faults.contains(&Fault::Page { block: Block(*block) }), "{faults:?}");
+    let report = check(&mut rig.media, false).unwrap();
+    let page = |volume| Fault::Page { block: Block(*block), volume, at: 0, blocks: 256 };
+    let whose = [hurt, sound].map(|volume| report.faults.contains(&page(volume)));
+    assert!(whose[0] != whose[1], "{:?}", report.faults);
+    let reach = |volume: &Reach| (volume.mapped, volume.reachable);
+    let mut reach: Vec<_> = report.volumes.iter().map(reach).collect();
+    reach.sort_unstable();
+    assert_eq!(reach, [(16, 8), (16, 16)]);
 }
 
 #[test]
@@ -283,4 +290,53 @@ fn counts_that_contradict_the_map_are_given_up_and_nothing_panics() {
     }
     rig.reap();
     assert_eq!(rig.store.volumes().count(), 0);
+}
+
+#[test]
+fn a_deleted_volume_is_freed_in_steps_of_one_leaf_at_most_and_its_place_is_free_after_the_last() {
+    let mut rig = Rig::new();
+    let volume = rig.create("a", 1 << 30);
+    for leaf in 0..6 {
+        rig.write(volume, leaf << 20, 200, 1).unwrap();
+    }
+    let before = rig.store.lsn().0;
+    rig.control(Control::Delete { volume }).unwrap();
+    while rig.store.is_reaping() {
+        let (lsn, freeing) = (rig.store.lsn().0, rig.store.counters());
+        rig.store.turn();
+        let (after, freed) = (rig.store.lsn().0, rig.store.counters());
+        let pages = 1 + 4;
+        assert!(after - lsn <= 1, "one record a turn");
+        assert!(freed.free + freed.freeing <= freeing.free + freeing.freeing + 200 + pages);
+        rig.turn();
+    }
+    // The deletion itself, a step for each leaf, and one for the place.
+    assert_eq!(rig.store.lsn().0 - before, 8);
+    assert_eq!(rig.create("b", 10), volume);
+}
+
+#[test]
+fn a_page_of_a_map_that_the_device_cannot_read_fails_what_it_maps_until_the_store_is_opened_again() {
+    let mut rig = Rig::new();
+    let (hurt, sound) = (rig.create("hurt", 600), rig.create("sound", 600));
+    for volume in [hurt, sound] {
+        rig.write(volume, 0, 8, 1).unwrap();
+        rig.write(volume, 300, 8, 2).unwrap();
+    }
+    let mut rig = rig.reopen();
+    let mut refused = Vec::new();
+    // The first page that is read for it is its root, which both leaves hang on.
+    rig.unreadable = 1;
+    refused.push(rig.read(hurt, 0, 8));
+    refused.push(rig.write(hurt, 0, 8, 3).map(|()| Vec::new()));
+    refused.push(rig.read(hurt, 300, 8));
+    assert_eq!(refused, [const { Err(Failure::Corrupt) }; 3]);
+    assert_eq!(rig.read(sound, 0, 8), Ok(vec![1; 8]));
+    assert_eq!(rig.write(sound, 0, 8, 4), Ok(()));
+    assert_eq!(rig.control(Control::Delete { volume: hurt }), Ok(None));
+    let mut rig = rig.reopen();
+    rig.reap();
+    assert_eq!(rig.read(sound, 0, 8), Ok(vec![4; 8]));
+    assert_eq!(rig.store.counters().lost_pages, 0);
+    assert_eq!(check(&mut rig.media, true).unwrap().faults, []);
 }

@@ -82,8 +82,7 @@ fn nth<'a>(mut blocks: impl ExactSizeIterator<Item = &'a u64>, index: usize) -> 
 /// What a checkpoint writes of the counts, read back.
 fn reopened(space: &mut Space, media: &mut BTreeMap<u64, Box<Bytes>>) -> Space {
     space.write_dirty(1, |block, bytes| drop(media.insert(block.0, bytes)));
-    let entries: Vec<_> = space.summary().collect();
-    let mut found = Space::from_summary(layout(), entries.iter().copied(), CAPACITY).unwrap();
+    let mut found = Space::from_summary(layout(), space.summary().iter().copied(), CAPACITY).unwrap();
     for page in 0..layout().counts_pages() {
         if let Some(bytes) = media.get(&found.page_block(page).0) {
             found.insert(page, Box::new(CountsPage::decode(bytes, page).unwrap()));

@@ -51,6 +51,8 @@ pub(super) struct Rig {
     pub(super) data_writes: u32,
     /// Writes of metadata to this block, and those after it, fail.
     pub(super) fails_beyond: Option<Block>,
+    /// So many of the next reads of metadata fail.
+    pub(super) unreadable: u32,
     data: Vec<Bytes>,
 }
 
@@ -63,7 +65,7 @@ impl Rig {
 
     pub(super) fn open(mut media: Memory) -> Self {
         let store = open(&mut media, Limits::default()).expect("there is a store");
-        Self { media, store, flushes: 0, data_writes: 0, fails_beyond: None, data: Vec::new() }
+        Self { media, store, flushes: 0, data_writes: 0, fails_beyond: None, unreadable: 0, data: Vec::new() }
     }
 
     /// Writes a checkpoint and opens what is on the device.
@@ -81,6 +83,10 @@ impl Rig {
             let mut bytes = [0; BLOCK_BYTES];
             let mut sums = Vec::new();
             let finished = match request.op {
+                RequestOp::ReadMeta { .. } if self.unreadable > 0 => {
+                    self.unreadable -= 1;
+                    Finished::Failed
+                }
                 RequestOp::ReadMeta { block } => {
                     self.media.read(block, &mut bytes).expect("memory does not fail");
                     Finished::Meta(&bytes)

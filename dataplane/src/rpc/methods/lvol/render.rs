@@ -17,6 +17,8 @@ pub(super) fn store(summary: &StoreSummary) -> Value {
         "cluster_size": BLOCK_BYTES,
         "freeing_clusters": counters.freeing,
         "promised_clusters": counters.promised,
+        "damaged_counts": counters.damaged_counts,
+        "lost_pages": counters.lost_pages,
         "stopped": summary.stopped,
         "write_through": summary.write_through,
     })
