@@ -10,6 +10,7 @@ mod api;
 mod counters;
 mod error;
 pub mod fault;
+mod limits;
 pub mod memory;
 pub mod null;
 pub mod nvmf;
@@ -30,4 +31,5 @@ pub use api::{
 pub(crate) use counters::{CounterBook, Meter};
 pub use counters::{DeviceCounters, OpCounters};
 pub use error::DeviceError;
+pub use limits::{Limits, Rates};
 pub use registry::{Claim, ClaimKind, DeviceRegistry, DeviceSpec, Listed};

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::memory::MemoryDevice;
 use super::null::NullDevice;
 use super::uring::{UringConfig, UringDevice};
-use super::{BlockSize, Device, DeviceError};
+use super::{BlockSize, Device, DeviceError, Limits};
 
 /// Longest name of a device: what a file name may have.
 const NAME_MAX: usize = 255;
@@ -89,11 +89,14 @@ pub struct Listed {
     pub spec: Option<DeviceSpec>,
     /// Who uses it, empty if nobody does.
     pub users: Vec<String>,
+    /// What hosts may take of it.
+    pub limits: Arc<Limits>,
 }
 
 struct Entry {
     device: Arc<dyn Device>,
     spec: Option<DeviceSpec>,
+    limits: Arc<Limits>,
     claims: Vec<(u64, ClaimKind, String)>,
 }
 
@@ -179,7 +182,10 @@ impl DeviceRegistry {
             return Err(DeviceError::UuidExists { name: name.clone(), uuid: info.uuid });
         }
         table.uuids.insert(info.uuid, info.name.to_string());
-        table.entries.insert(info.name.to_string(), Entry { device, spec, claims: Vec::new() });
+        table.entries.insert(
+            info.name.to_string(),
+            Entry { device, spec, limits: Arc::default(), claims: Vec::new() },
+        );
         Ok(())
     }
 
@@ -226,7 +232,9 @@ impl DeviceRegistry {
 }
 
 fn listed(entry: &Entry) -> Listed {
-    Listed { device: Arc::clone(&entry.device), spec: entry.spec.clone(), users: entry.users() }
+    let Entry { device, spec, limits, .. } = entry;
+    let (device, limits) = (Arc::clone(device), Arc::clone(limits));
+    Listed { device, spec: spec.clone(), users: entry.users(), limits }
 }
 
 fn check_name(name: &str) -> Result<(), DeviceError> {

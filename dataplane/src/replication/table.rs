@@ -1,6 +1,7 @@
 //! The replicas and volumes of a process, by name; and what happened to them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -287,13 +288,19 @@ impl VolumeTable {
         let (create, volume) = self.volume(name)?;
         let members = members(&create, in_sync)?;
         let (events, owner) = (Arc::clone(&self.events), create.clone());
+        // Its paths are shown by the thread that drives it, a moment after it is active.
+        let shown = Arc::new(AtomicBool::new(false));
+        let is_shown = Arc::clone(&shown);
         let on_event = move |at: Epoch, event: &Event| {
             if let Some(what) = describe(&owner, at, event) {
                 tracing::info!(volume = owner.name, %what, "volume event");
                 events.push(&owner.name, what);
             }
             match event {
-                Event::Active { .. } => on_serving(&owner.name, true),
+                Event::Active { .. } => {
+                    on_serving(&owner.name, true);
+                    shown.store(true, Ordering::Release);
+                }
                 Event::Deposed { .. } | Event::Released => on_serving(&owner.name, false),
                 _ => {}
             }
@@ -302,8 +309,9 @@ impl VolumeTable {
         let deadline = Instant::now() + ACTIVATION_MAX;
         while Instant::now() < deadline {
             match volume.status().map(|status| status.phase) {
-                Some(Phase::Fencing { .. }) => std::thread::sleep(LOOK_INTERVAL),
                 Some(Phase::Deposed | Phase::Released) | None => break,
+                Some(Phase::Fencing { .. }) => std::thread::sleep(LOOK_INTERVAL),
+                Some(_) if !is_shown.load(Ordering::Acquire) => std::thread::sleep(LOOK_INTERVAL),
                 Some(_) => return Ok(()),
             }
         }

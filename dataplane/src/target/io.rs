@@ -172,7 +172,11 @@ impl ReactorTarget {
     /// What is read, without a copy, where the device can; it is kicked in this turn.
     #[inline]
     fn lend(&mut self, index: u32, lba: Lba, bytes: u32) -> Option<IoBuf> {
-        let lent = self.namespace_mut(index)?.queue.lend(lba, bytes)?;
+        let ns = self.namespace_mut(index)?;
+        if ns.shared.limits.is_on() {
+            return None;
+        }
+        let lent = ns.queue.lend(lba, bytes)?;
         self.activate(index);
         Some(lent)
     }

@@ -12,7 +12,7 @@ use super::message::{Acknowledge, Barrier};
 use super::reservations::{Access, State};
 use super::stats::NamespaceCounters;
 use super::view::{Namespace, SubsystemView};
-use crate::device::{DeviceError, Io, IoDone, Op, Queue, QueueContext, Submission};
+use crate::device::{BlockSize, DeviceError, Io, IoDone, Op, Queue, QueueContext, Submission};
 
 /// I/Os a device queue is asked to hold: what one connection of the deepest common queue has in flight, twice.
 const DEVICE_QUEUE_DEPTH: u32 = 256;
@@ -40,13 +40,16 @@ pub(super) struct LocalNamespace {
     pub(super) shared: Arc<Namespace>,
     pub(super) queue: Box<dyn Queue>,
     pub(super) counters: Arc<NamespaceCounters>,
+    pub(super) block_size: BlockSize,
     pub(super) block_shift: u8,
     /// Whether it is still in the view; if not, it goes when its I/O is finished.
     pub(super) live: bool,
     /// On the list of namespaces that are polled: those with I/O in flight, and those with work of their own.
     pub(super) active: bool,
-    /// I/Os that the device queue had no room for.
+    /// I/Os that the limits or the device queue had no room for.
     pub(super) backlog: VecDeque<Io>,
+    /// The first of them was taken from the limits already.
+    first_is_paid: bool,
     /// Commands that keep it without I/O in flight: they wait for a barrier.
     pub(super) held: u32,
     in_flight: [u32; 2],
@@ -67,12 +70,14 @@ impl LocalNamespace {
         let (reservation_generation, reservation) = shared.reservations.snapshot();
         Ok(Self {
             counters: shared.open_counters(),
+            block_size: shared.info().block_size,
             block_shift: shared.info().block_size.shift(),
             shared: Arc::clone(shared),
             queue,
             live: true,
             active: false,
             backlog: VecDeque::new(),
+            first_is_paid: false,
             held: 0,
             in_flight: [0; 2],
             parity: false,
@@ -126,7 +131,7 @@ impl LocalNamespace {
     #[inline]
     pub(super) fn submit(&mut self, tag: u32, op: Op) -> Option<IoDone> {
         let io = Io { tag: u64::from(tag), op };
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() || !self.shared.limits.take(&io.op, self.block_size) {
             self.backlog.push_back(io);
             return None;
         }
@@ -135,6 +140,7 @@ impl LocalNamespace {
             Submission::Queued => None,
             Submission::Busy(io) => {
                 self.backlog.push_back(io);
+                self.first_is_paid = true;
                 None
             }
         }
@@ -143,20 +149,35 @@ impl LocalNamespace {
     /// Tries what the device had no room for. What finishes at once is handed to `done`.
     pub(super) fn retry_backlog(&mut self, mut done: impl FnMut(IoDone)) {
         while let Some(io) = self.backlog.pop_front() {
+            let paid = std::mem::take(&mut self.first_is_paid);
+            if !paid && !self.shared.limits.take(&io.op, self.block_size) {
+                self.backlog.push_front(io);
+                return;
+            }
             match self.queue.submit(io) {
                 Submission::Done(finished) => done(finished),
                 Submission::Queued => {}
                 Submission::Busy(io) => {
                     self.backlog.push_front(io);
+                    self.first_is_paid = true;
                     return;
                 }
             }
         }
     }
 
+    /// How long until the limits let the next I/O start, in nanoseconds; `None` when they hold nothing up.
+    pub(super) fn held_up_ns(&self) -> Option<u64> {
+        let held_up = !self.backlog.is_empty() && !self.first_is_paid;
+        held_up.then(|| self.shared.limits.wait_ns())
+    }
+
     /// Takes an I/O out of the backlog.
     pub(super) fn withdraw(&mut self, tag: u32) -> bool {
         let before = self.backlog.len();
+        if self.backlog.front().is_some_and(|io| io.tag == u64::from(tag)) {
+            self.first_is_paid = false;
+        }
         self.backlog.retain(|io| io.tag != u64::from(tag));
         self.backlog.len() < before
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::limits::NAMESPACES_DEFAULT;
 use super::stats::{IoCounters, LatencyHistogram};
-use crate::device::Device;
+use crate::device::{Device, Limits};
 
 /// State of one path to an ANA group (base 2.1 §8.1.1.4); the value is the one the ANA log page carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -217,12 +217,15 @@ pub struct NamespaceOptions {
     pub eui64: Option<[u8; 8]>,
     /// ANA group; the NSID when not given.
     pub ana_group: Option<u32>,
+    /// What hosts may take of it.
+    pub limits: Arc<Limits>,
 }
 
 impl NamespaceOptions {
     /// This device, with everything else chosen by the target.
     pub fn new(device: Arc<dyn Device>) -> Self {
-        Self { device, nsid: None, uuid: None, nguid: None, eui64: None, ana_group: None }
+        let limits = Arc::default();
+        Self { device, nsid: None, uuid: None, nguid: None, eui64: None, ana_group: None, limits }
     }
 }
 

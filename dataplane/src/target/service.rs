@@ -31,6 +31,8 @@ use super::view::{Link, TargetView};
 use crate::device::Done;
 
 /// Messages handled per turn, so that a flood of them does not starve I/O.
+/// I/Os that limits hold up are not looked at more often than this by a reactor that could sleep.
+const HELD_UP_MIN_NS: u64 = 50_000;
 const MESSAGES_PER_TURN: usize = 64;
 
 /// The target on one reactor.
@@ -368,8 +370,20 @@ impl TargetService for ReactorTarget {
         for at in 0..self.active.len() {
             let index = self.active[at];
             willing &= self.namespace_mut(index).is_none_or(|ns| ns.queue.before_sleep());
+            willing &= self.wakes_in_time(index);
         }
         willing
+    }
+}
+
+impl ReactorTarget {
+    /// Whether what the limits of a namespace hold up is tried again in time; if not, it is from now on.
+    fn wakes_in_time(&mut self, index: u32) -> bool {
+        let wait_ns = self.namespace_mut(index).and_then(|ns| ns.held_up_ns());
+        let at = wait_ns.map_or(Now::NEVER, |ns| self.now.after_ns(ns.max(HELD_UP_MIN_NS)));
+        let in_time = self.deadline <= at;
+        self.deadline = self.deadline.min(at);
+        in_time
     }
 }
 

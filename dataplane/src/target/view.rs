@@ -23,7 +23,7 @@ use super::registry::Registry;
 use super::reservations::Reservations;
 use super::shared::locked;
 use super::stats::{NamespaceCounters, ReactorCounters};
-use crate::device::{Device, DeviceInfo};
+use crate::device::{Device, DeviceInfo, Limits};
 
 /// Where the discovery subsystem is.
 pub(super) const DISCOVERY_SLOT: usize = 0;
@@ -170,6 +170,7 @@ pub(super) struct Namespace {
     pub(super) ana_group: u32,
     pub(super) reservations: Reservations,
     pub(super) guard: RangeGuard,
+    pub(super) limits: Arc<Limits>,
     counters: std::sync::Mutex<Vec<Arc<NamespaceCounters>>>,
 }
 
@@ -184,7 +185,7 @@ pub(super) struct NamespaceIdentity {
 }
 
 impl Namespace {
-    pub(super) fn new(identity: NamespaceIdentity, device: Arc<dyn Device>) -> Self {
+    pub(super) fn new(identity: NamespaceIdentity, device: Arc<dyn Device>, limits: Arc<Limits>) -> Self {
         let NamespaceIdentity { nsid, uid, uuid, nguid, eui64, ana_group } = identity;
         Self {
             nsid,
@@ -196,6 +197,7 @@ impl Namespace {
             ana_group,
             reservations: Reservations::default(),
             guard: RangeGuard::default(),
+            limits,
             counters: std::sync::Mutex::default(),
         }
     }

@@ -77,6 +77,14 @@ impl World {
         }
     }
 
+    /// A host was shown blocks that another one is writing: now and then the head is gone before that has reached everybody.
+    pub(super) fn strike_shown(&mut self, head: usize) {
+        if self.trouble && self.rng.u8(..10) == 0 {
+            self.lose_messages(head, 100);
+            self.crash_somehow(head);
+        }
+    }
+
     /// A replica has stored that regions are clean: now and then its power fails at that moment.
     pub(super) fn strike_clean(&mut self, replica: usize) {
         if self.trouble && self.rng.u8(..60) == 0 {

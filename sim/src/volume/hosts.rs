@@ -156,6 +156,9 @@ impl World {
                 for (block, stamp) in (usize::try_from(at).expect("small")..).zip(data) {
                     self.history.read(block, stamp, asked, now);
                 }
+                if self.is_being_written(at..at + u64::from(blocks)) {
+                    self.strike_shown(node);
+                }
             }
             Operation::Write { at, .. } => {
                 for (block, stamp) in (usize::try_from(at).expect("small")..).zip(sent.stamps) {
@@ -165,6 +168,15 @@ impl World {
             Operation::Flush => self.history.flushed(asked),
             Operation::Zeroes { .. } => {}
         }
+    }
+
+    fn is_being_written(&self, blocks: std::ops::Range<u64>) -> bool {
+        self.hosts.sent.iter().flatten().any(|sent| match sent.operation {
+            Operation::Write { at, blocks: count, .. } => {
+                at < blocks.end && blocks.start < at + u64::from(count)
+            }
+            _ => false,
+        })
     }
 
     /// A node is gone: whether what was sent to it happened is unknown.

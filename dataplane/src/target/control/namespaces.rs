@@ -98,14 +98,14 @@ fn check_device(view: &TargetView, options: &NamespaceOptions) -> Outcome {
 }
 
 fn new_namespace(sub: &SubsystemView, nsid: Nsid, options: NamespaceOptions) -> Outcome<Namespace> {
-    let NamespaceOptions { device, uuid, nguid, eui64, ana_group, .. } = options;
+    let NamespaceOptions { device, uuid, nguid, eui64, ana_group, limits, .. } = options;
     let uuid = uuid.unwrap_or_else(|| device.info().uuid);
     let nguid = nguid.unwrap_or_else(|| uuid.into_bytes());
     check_identifiers(sub, uuid, nguid, eui64)?;
     check_ana_group(sub, ana_group)?;
     let ana_group = ana_group.unwrap_or(nsid.get());
     let identity = NamespaceIdentity { nsid, uid: unique(), uuid, nguid, eui64, ana_group };
-    Ok(Namespace::new(identity, device))
+    Ok(Namespace::new(identity, device, limits))
 }
 
 fn check_identifiers(sub: &SubsystemView, uuid: Uuid, nguid: [u8; 16], eui64: Option<[u8; 8]>) -> Outcome {

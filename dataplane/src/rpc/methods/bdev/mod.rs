@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use params::{AioCreate, GetBdevs, GetIostat, MallocCreate, Named, NullCreate, NullResize, UringCreate};
+use params::{
+    AioCreate, GetBdevs, GetIostat, MallocCreate, Named, NullCreate, NullResize, SetQosLimit, UringCreate,
+};
 
 use super::done;
 use super::process::TICK_RATE;
@@ -42,6 +44,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "bdev_nvme_get_controllers" (nvme::GetControllers) -> "a list of `name`, `state` and `ctrlrs`", nvme::get_controllers, "Lists the attached controllers."),
     method!(read "bdev_get_bdevs" (GetBdevs) -> "a list of devices", get_bdevs, "Lists the devices."),
     method!(read "bdev_get_iostat" (GetIostat) -> "`tick_rate`, `ticks` and `bdevs`; latencies are nanoseconds", get_iostat, "Tells what each device did."),
+    method!(change "bdev_set_qos_limit" (SetQosLimit) -> "`true`", set_qos_limit, "Limits what hosts may take of a device, over all reactors together; at once, for I/Os that wait too. What copies and stores do is not limited."),
     method!(read "bdev_wait_for_examine" (super::NoParams) -> "`true`", examined, "Returns once every device is ready, which is at once."),
 ];
 
@@ -235,6 +238,34 @@ fn get_iostat(control: &Control, params: GetIostat) -> RpcResult {
     Ok(json!({"tick_rate": TICK_RATE, "ticks": ticks, "bdevs": bdevs}))
 }
 
+/// What a megabyte is in names of parameters.
+const MIB: u64 = 1 << 20;
+
+fn set_qos_limit(control: &Control, params: SetQosLimit) -> RpcResult {
+    let SetQosLimit { name, rw_ios_per_sec, rw_mbytes_per_sec, r_mbytes_per_sec, w_mbytes_per_sec, burst_ms } =
+        params;
+    let limits = find(control, &name)?.limits;
+    let given = [rw_ios_per_sec, rw_mbytes_per_sec, r_mbytes_per_sec, w_mbytes_per_sec];
+    if given.iter().all(Option::is_none) && burst_ms.is_none() {
+        return Err(RpcError::invalid_params("no limit is given"));
+    }
+    let mut rates = limits.rates();
+    let set = |rate: &mut Option<u64>, given: Option<u64>, unit: u64| {
+        if let Some(given) = given {
+            *rate = (given > 0).then(|| given.saturating_mul(unit));
+        }
+    };
+    set(&mut rates.ios, rw_ios_per_sec, 1);
+    set(&mut rates.bytes, rw_mbytes_per_sec, MIB);
+    set(&mut rates.read_bytes, r_mbytes_per_sec, MIB);
+    set(&mut rates.written_bytes, w_mbytes_per_sec, MIB);
+    if let Some(ms) = burst_ms {
+        rates.burst = Duration::from_millis(ms.into());
+    }
+    limits.set(rates);
+    done()
+}
+
 fn examined(_: &Control, _: super::NoParams) -> RpcResult {
     done()
 }
@@ -243,5 +274,6 @@ fn examined(_: &Control, _: super::NoParams) -> RpcResult {
 pub(super) fn saved(control: &Control) -> Vec<Value> {
     let made = control.devices.list();
     let devices = made.iter().filter_map(render::call).chain(nvme::saved(control));
-    devices.chain(super::lvol::saved(control)).chain(super::volume::saved(control)).collect()
+    let limits = made.iter().filter(|listed| listed.limits.is_on()).map(render::limit_call);
+    devices.chain(super::lvol::saved(control)).chain(super::volume::saved(control)).chain(limits).collect()
 }

@@ -5,6 +5,24 @@ use uuid::Uuid;
 use crate::described;
 
 described! {
+    /// What hosts may take of a device. What is not given stays; 0 is no limit.
+    pub(super) struct SetQosLimit {
+        /// Its name.
+        name: String,
+        /// I/Os per second: reads, writes, zeroing, deallocation.
+        rw_ios_per_sec: Option<u64>,
+        /// Mebibytes per second that are read and written.
+        rw_mbytes_per_sec: Option<u64>,
+        /// Mebibytes per second that are read.
+        r_mbytes_per_sec: Option<u64>,
+        /// Mebibytes per second that are written.
+        w_mbytes_per_sec: Option<u64>,
+        /// What was not used for so many milliseconds may be used at once. At first 1.
+        burst_ms: Option<u32>,
+    }
+}
+
+described! {
     /// A memory device.
     pub(super) struct MallocCreate {
         /// Capacity in blocks.

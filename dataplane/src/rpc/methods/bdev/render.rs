@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::device::uring::UringConfig;
-use crate::device::{Device, DeviceSpec, Listed, OpKind, Operations};
+use crate::device::{Device, DeviceSpec, Listed, OpKind, Operations, Rates};
 use crate::rpc::control::Control;
 
 /// A device; what is special about volumes is in `volumes`, by their names.
@@ -21,12 +21,7 @@ pub(super) fn device(control: &Control, listed: &Listed, volumes: &HashMap<Strin
         "preferred_write_granularity": info.preferred_blocks,
         "preferred_write_alignment": info.preferred_blocks,
         "uuid": info.uuid,
-        "assigned_rate_limits": {
-            "rw_ios_per_sec": 0,
-            "rw_mbytes_per_sec": 0,
-            "r_mbytes_per_sec": 0,
-            "w_mbytes_per_sec": 0,
-        },
+        "assigned_rate_limits": limits(&listed.limits.rates()),
         "claimed": !listed.users.is_empty() || !control.target().device_users(&info.name).is_empty(),
         "zoned": false,
         "supported_io_types": {
@@ -45,6 +40,26 @@ pub(super) fn device(control: &Control, listed: &Listed, volumes: &HashMap<Strin
         },
         "driver_specific": volumes.get(&*info.name).cloned().unwrap_or_else(|| driver_specific(listed.spec.as_ref())),
     })
+}
+
+/// As SPDK shows them; 0 is no limit.
+fn limits(rates: &Rates) -> Value {
+    let mbytes = |bytes: Option<u64>| bytes.unwrap_or(0) >> 20;
+    json!({
+        "rw_ios_per_sec": rates.ios.unwrap_or(0),
+        "rw_mbytes_per_sec": mbytes(rates.bytes),
+        "r_mbytes_per_sec": mbytes(rates.read_bytes),
+        "w_mbytes_per_sec": mbytes(rates.written_bytes),
+    })
+}
+
+/// The call that limits a device as it is limited now.
+pub(super) fn limit_call(listed: &Listed) -> Value {
+    let rates = listed.limits.rates();
+    let mut params = limits(&rates);
+    params["name"] = json!(&*listed.device.info().name);
+    params["burst_ms"] = json!(rates.burst.as_millis());
+    json!({"method": "bdev_set_qos_limit", "params": params})
 }
 
 fn driver_specific(spec: Option<&DeviceSpec>) -> Value {

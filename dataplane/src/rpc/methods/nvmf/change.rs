@@ -124,6 +124,7 @@ pub(super) fn add_ns(control: &Control, params: AddNs) -> RpcResult {
         return Err(RpcError::invalid_params(error));
     }
     let mut options = NamespaceOptions::new(listed.device);
+    options.limits = listed.limits;
     options.nsid = namespace.nsid.filter(|nsid| *nsid != 0).map(Nsid);
     options.uuid = namespace.uuid.filter(|uuid| !uuid.is_nil());
     options.nguid = namespace.nguid.as_deref().map(|nguid| bytes("nguid", nguid)).transpose()?;
