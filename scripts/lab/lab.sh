@@ -69,7 +69,7 @@ guest_start() {
         arguments+=("vec$nic:transport=tap,ifname=tap$nic,depth=128,gro=1,mtu=$LAB_MTU"
             "lab.net$nic=10.77.$nic.2/24,fd77:$nic::2/64")
     done
-    # The guest's memory is a file: in /dev/shm, never on a disk. timeout makes the guest a process group of its own.
+    # The guest's memory is a file: in /dev/shm, never on a disk.
     (TMPDIR=/dev/shm exec ip netns exec "$NAMESPACE" timeout -s KILL "$seconds" "$kernel" "${arguments[@]}") \
         </dev/null >"$WORK/console.log" 2>&1 &
     GUEST_PID=$!
@@ -97,9 +97,11 @@ guest_wait() {
 
 guest_kill() {
     local pid
+    # A guest leaves the process group of its timeout: its processes are those that were told of its sockets.
+    [ -z "${SOCKETS:-}" ] || pkill -KILL -f "uml_dir=$SOCKETS" || true
     for pid in ${GUEST_PID:-} ${PEER_PID:-}; do
-        kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null
-        wait "$pid" 2>/dev/null
+        kill -KILL "$pid" || true
+        wait "$pid"
     done
     GUEST_PID='' PEER_PID=''
-}
+} 2>/dev/null
