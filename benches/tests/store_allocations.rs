@@ -11,6 +11,8 @@ const BLOCKS: u64 = 512;
 const WARM_UP: u64 = 4_000;
 /// I/Os counted.
 const COUNTED: u64 = 4_000;
+/// Times that a table or list that grows with what is written between two checkpoints may double while is counted.
+const DOUBLINGS_MAX: u64 = 4;
 /// Writes between two flushes.
 const BATCH: u64 = 8;
 
@@ -45,6 +47,5 @@ fn writes_of_mapped_blocks_and_their_commits_allocate_nothing_but_what_the_devic
     // The device takes memory for each block of the log that is written for the first time.
     let kept = (machine.media.written() - before) as u64;
     assert!(kept > 0, "commits write the log");
-    // Its table grows, too, once.
-    assert!(counted <= kept + 1, "{counted} allocations, {kept} blocks");
+    assert!(counted <= kept + DOUBLINGS_MAX, "{counted} allocations, {kept} blocks");
 }
