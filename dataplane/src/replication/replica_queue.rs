@@ -252,9 +252,9 @@ impl ReplicaQueue {
                 let fresh = state.superblock.fresh;
                 (state.superblock.state, state.superblock.fresh) = (wanted, fresh && !sound);
                 state.superblock.window = window;
-                let was_sound = state.machine.is_sound();
                 state.machine.accepted(wanted, session, sound, now);
-                state.answer(session, Verdict::Accepted { window, sound: was_sound, fresh });
+                let sound = state.machine.is_sound();
+                state.answer(session, Verdict::Accepted { window, sound, fresh });
             }
             FenceStep::Persist(_) | FenceStep::Superseded => state.answer(session, Verdict::Superseded),
             FenceStep::Later { ns } => state.answer(session, Verdict::Later { ns }),

@@ -130,6 +130,8 @@ pub(super) struct Peer {
     pub(super) lease_until: Option<Now>,
     /// Whether it said that it can be trusted, whether it is fresh, and its bitmap, until all have answered.
     pub(super) joined: Option<(bool, bool, Box<Bitmap>)>,
+    /// It has said that it can be trusted, or has everything: unless it restarts it will say so again.
+    pub(super) trusted: bool,
     /// Regions whose content may be old here.
     pub(super) stale: Bitmap,
     /// Regions that were copied here and not flushed.
@@ -208,6 +210,7 @@ impl Volume {
             session: 0,
             lease_until: None,
             joined: None,
+            trusted: false,
             stale: Bitmap::new(regions),
             unflushed: Bitmap::new(regions),
             flushing: Bitmap::new(regions),

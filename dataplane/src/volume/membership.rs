@@ -92,20 +92,30 @@ impl Volume {
         &mut self,
         replica: ReplicaIndex,
         accepted: Epoch,
-        joined: (bool, bool, Box<Bitmap>),
+        (sound, fresh, intent): (bool, bool, Box<Bitmap>),
         now: Now,
     ) {
         match self.phase {
             Phase::Fencing { mut waiting } if accepted == self.epoch => {
                 waiting.remove(replica);
-                // What it said first counts: accepting us does not make it sounder.
-                self.peers[replica.index()].joined.get_or_insert(joined);
+                let joined = &mut self.peers[replica.index()].joined;
+                match joined {
+                    // Accepting us makes it no sounder; it may have restarted since it accepted us first.
+                    Some((was_sound, _, dirty)) => {
+                        *was_sound &= sound;
+                        dirty.unite(&intent);
+                    }
+                    None => *joined = Some((sound, fresh, intent)),
+                }
                 self.advance(Phase::Fencing { waiting });
                 self.establish(now);
             }
             Phase::Changing { epoch, in_sync, mut waiting } if accepted == epoch => {
                 waiting.remove(replica);
                 self.advance(Phase::Changing { epoch, in_sync, waiting });
+                if self.peers[replica.index()].trusted && !sound {
+                    self.fail(replica, LossReason::Restarted, now);
+                }
                 self.finish_change(now);
             }
             // An answer for a set that was replaced meanwhile.
@@ -152,7 +162,9 @@ impl Volume {
     fn start_serving(&mut self, now: Now) {
         let all: Vec<_> = self.recorded.iter().collect();
         for replica in &all {
-            if let Some((.., intent)) = self.peers[replica.index()].joined.take() {
+            let peer = &mut self.peers[replica.index()];
+            if let Some((sound, _, intent)) = peer.joined.take() {
+                peer.trusted = sound;
                 self.intent.dirty.unite(&intent);
             }
             self.intent.forget(*replica);
@@ -253,6 +265,7 @@ impl Volume {
             self.intent.forget(replica);
             let peer = &mut self.peers[replica.index()];
             peer.joined = None;
+            peer.trusted = false;
             peer.fence_at = Some(now.after_ns(self.config.attach_ns));
             if self.attaching.has(replica) {
                 self.attaching.remove(replica);
@@ -407,6 +420,7 @@ impl Volume {
         assert!(self.peers[replica.index()].stale.is_empty());
         self.syncing.remove(replica);
         self.pledged.insert(replica);
+        self.peers[replica.index()].trusted = true;
         self.extend_flushes(replica, now);
         self.event(Event::ProposeIn { replicas: Members::one(replica), epoch: self.epoch });
     }

@@ -87,13 +87,14 @@ impl Replica {
         FenceStep::Persist(ReplicaState { epoch, head: session.head })
     }
 
-    /// What [`Replica::fence`] asked for is durable.
+    /// What [`Replica::fence`] asked for is durable. That it lacks nothing is believed of a head that it was attached to all the
+    /// time: one that does not know of a restart is wrong.
     pub fn accepted(&mut self, state: ReplicaState, session: Session, sound: bool, now: Now) {
         assert!(state.epoch >= self.state.epoch);
         assert!(state.head == session.head);
         self.state = state;
+        self.sound |= sound && self.session == Some(session);
         self.session = Some(session);
-        self.sound |= sound;
         self.lease_until = now.after_ns(self.lease_ns);
     }
 
@@ -233,6 +234,18 @@ mod tests {
         assert!(!replica.is_sound());
         assert!(replica.renew(H2, true, Now(1060)));
         assert!(replica.is_sound());
+    }
+
+    #[test]
+    fn a_head_that_does_not_know_of_a_restart_makes_nothing_sound() {
+        let mut replica = held_by(H1, Epoch(3));
+        let FenceStep::Persist(state) = replica.fence(Epoch(4), H1, Now(1)) else { panic!("refused") };
+        let mut restarted = Replica::new(replica.state(), LEASE, Now(1));
+        replica.accepted(state, H1, true, Now(2));
+        assert!(replica.is_sound(), "it was attached all the time");
+        let FenceStep::Persist(state) = restarted.fence(Epoch(4), H1, Now(1)) else { panic!("refused") };
+        restarted.accepted(state, H1, true, Now(2));
+        assert!(!restarted.is_sound());
     }
 
     #[test]

@@ -622,8 +622,8 @@ impl World {
                     let fresh = node.fresh;
                     (node.state, node.fresh) = (state, fresh && !*sound);
                     replica.accepted(state, request.session, *sound, now);
-                    outcome =
-                        Outcome::Joined { sound: was_sound, fresh, intent: Box::new(node.pages.clone()) };
+                    let sound = replica.is_sound();
+                    outcome = Outcome::Joined { sound, fresh, intent: Box::new(node.pages.clone()) };
                     self.tell(|| told);
                 }
                 step => outcome = outcome_of(step),
