@@ -309,7 +309,7 @@ impl<M: Media> Walk<'_, M> {
     }
 
     fn count(&mut self, block: Block) -> Option<u16> {
-        self.state.meta.space.trim();
+        self.state.meta.space.trim(0);
         loop {
             match self.state.meta.space.need(block) {
                 Ok(()) if !self.state.meta.space.is_known(block) => return None,

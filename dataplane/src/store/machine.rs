@@ -12,7 +12,7 @@ use super::checkpoint::{self, Payload, Phase as Checkpoint};
 use super::command::{Command, Event, Failure};
 use super::commands::Slot;
 use super::commit::{Log, Next};
-use super::format::{Bytes, CheckpointHeader, CountsPage, Layout, MapPage, Record};
+use super::format::{Bytes, CheckpointHeader, CountsPage, FANOUT, Layout, MapPage, Record};
 use super::grow::Growth;
 use super::request::{Finished, Request, RequestId, RequestOp};
 use super::state::{Counters, State, VolumeInfo};
@@ -40,6 +40,10 @@ impl Default for Limits {
 
 /// Frames that one command may take at most: two ways down a tree.
 const FRAMES_PER_COMMAND: usize = 16;
+
+/// Pages of counts that one change may need at once: each entry of a leaf may name a block of another. While a page is awaited
+/// those that came for the same change stay, or it would never have them all.
+const COUNTS_PER_CHANGE: usize = FANOUT;
 
 /// Blocks of table and summary that are written at a time: a checkpoint of a large store is no burst.
 const PAYLOAD_AT_ONCE: usize = 64;
@@ -195,7 +199,8 @@ impl Store {
         self.start_checkpoint();
         // What is being written cannot be read yet.
         if matches!(self.checkpoint, Checkpoint::Idle) {
-            self.state.meta.space.trim();
+            let awaited = self.loading.iter().any(|stop| matches!(stop, Stop::Counts { .. }));
+            self.state.meta.space.trim(if awaited { COUNTS_PER_CHANGE } else { 0 });
             self.state.meta.pages.trim();
         }
     }

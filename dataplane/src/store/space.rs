@@ -427,10 +427,10 @@ impl Space {
         &self.summary
     }
 
-    /// Lets pages go that are as on the device and hold nothing, beyond the capacity: the oldest first.
-    pub(crate) fn trim(&mut self) {
+    /// Lets pages go that are as on the device and hold nothing, beyond the capacity and so many more: the oldest first.
+    pub(crate) fn trim(&mut self, more: usize) {
         let mut left = self.loaded.len();
-        while self.loaded.len() > self.capacity && left > 0 {
+        while self.loaded.len() > self.capacity + more && left > 0 {
             left -= 1;
             let Some(number) = self.loaded.pop_front() else { return };
             let page = &mut self.pages[number as usize];
