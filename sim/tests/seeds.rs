@@ -22,7 +22,9 @@ fn no_promise_is_broken_by_power_failing_at_any_write() {
 
 /// Seeds that once found a bug, with the commands of each life, and what it was. What a seed does changes with the workload:
 /// those of before are kept as unit tests of what they found.
-const FOUND: [(u64, u32); 0] = [];
+///
+/// 133 and 413: a change that needed more pages of counts than are kept waited for ever.
+const FOUND: [(u64, u32); 2] = [(133, 60), (413, 60)];
 
 #[test]
 fn what_seeds_once_found_does_not_come_back() {
