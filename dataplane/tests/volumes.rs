@@ -115,6 +115,14 @@ fn pollux(daemon: &Daemon, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
+/// A daemon with a device "disk": a new file of 64 MiB.
+fn serving(disk: &Path) -> Daemon {
+    let daemon = Daemon::start(&[]);
+    let create = json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20});
+    daemon.call("bdev_uring_create", create).expect("created");
+    daemon
+}
+
 fn ok(daemon: &Daemon, arguments: &[&str]) -> String {
     let (code, text) = pollux(daemon, arguments);
     assert_eq!(code, Some(0), "{arguments:?}: {text}");
@@ -126,9 +134,7 @@ fn the_command_makes_stores_and_volumes_and_refuses_what_loses_data() {
     let folder = tempfile::tempdir_in(build_folder()).expect("folder");
     let disk = folder.path().join("disk");
     let path = disk.to_str().expect("a path");
-    let daemon = Daemon::start(&[]);
-    let create = json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20});
-    daemon.call("bdev_uring_create", create).expect("created");
+    let daemon = serving(&disk);
     ok(&daemon, &["store", "create", "disk", "one"]);
     ok(&daemon, &["store", "rename", "one", "fast"]);
     let volume = ok(&daemon, &["volume", "create", "fast/v", "16M"]);
@@ -189,9 +195,7 @@ fn the_command_gives_a_store_the_rest_of_a_file_that_became_larger() {
     let folder = tempfile::tempdir_in(build_folder()).expect("folder");
     let disk = folder.path().join("disk");
     let path = disk.to_str().expect("a path");
-    let daemon = Daemon::start(&[]);
-    let create = json!({"name": "disk", "filename": disk, "size_bytes": 64 << 20});
-    daemon.call("bdev_uring_create", create).expect("created");
+    let daemon = serving(&disk);
     ok(&daemon, &["store", "create", "disk", "fast"]);
     ok(&daemon, &["volume", "create", "fast/v", "64M"]);
     assert_eq!(pollux(&daemon, &["volume", "create", "fast/w", "64M", "--reserve"]).0, Some(1));
