@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dataplane::store::format::Bytes;
+use dataplane::store::format::{Bytes, VERSION};
 use dataplane::store::{
     BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Finished, Limits, Media, MediaError,
     Operation, RequestOp, Store, VolumeBlock, VolumeId, create, open,
@@ -63,7 +63,13 @@ impl Rig {
     fn new() -> Self {
         let blocks = usize::try_from(DEVICE_BLOCKS).unwrap_or(usize::MAX);
         let mut media = Metadata(vec![[0; BLOCK_BYTES]; blocks]);
-        let options = CreateOptions { uuid: Uuid::from_u128(7), volumes: 64, log_blocks: None, force: false };
+        let options = CreateOptions {
+            uuid: Uuid::from_u128(7),
+            volumes: 64,
+            log_blocks: None,
+            force: false,
+            version: VERSION,
+        };
         let store = create(&mut media, &options).and_then(|_| open(&mut media, Limits::default()));
         let store = store.unwrap_or_else(|error| panic!("{error}"));
         let sums = vec![SUM; FILL_BLOCKS as usize];

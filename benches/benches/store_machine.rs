@@ -38,7 +38,8 @@ fn log(c: &mut Criterion) {
     group.bench_function("record of one block, sealed when full", |b| {
         b.iter(|| {
             if !block.fits(&record) {
-                let header = LogHeader { incarnation: 1, position: 2, lsn: Lsn(3), committed: 0 };
+                let header =
+                    LogHeader { incarnation: 1, position: 2, lsn: Lsn(3), committed: 0, checkpoint: 0 };
                 black_box(std::mem::take(&mut block).seal(header));
             }
             block.push(black_box(&record));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dataplane::store::format::Bytes;
+use dataplane::store::format::{Bytes, VERSION};
 use dataplane::store::{
     BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Finished, Limits, Media, MediaError,
     Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open,
@@ -82,7 +82,13 @@ impl<M: Media> Machine<M> {
     /// When the device is too small, or fails.
     pub fn create(mut media: M, log_blocks: Option<u64>) -> Self {
         let blocks = media.blocks();
-        let options = CreateOptions { uuid: Uuid::from_u128(7), volumes: 16_384, log_blocks, force: true };
+        let options = CreateOptions {
+            uuid: Uuid::from_u128(7),
+            volumes: 16_384,
+            log_blocks,
+            force: true,
+            version: VERSION,
+        };
         create(&mut media, &options).unwrap_or_else(|error| panic!("{error}"));
         let mut machine = Self::open(media);
         let control = Control::Create { name: "v".into(), uuid: Uuid::from_u128(8), blocks };

@@ -5,6 +5,10 @@ mod common;
 use std::path::Path;
 
 use common::{Daemon, build_folder, free_address};
+use dataplane::device::uring::{UringConfig, UringDevice};
+use dataplane::lvol::DeviceMedia;
+use dataplane::store::format::VERSION_OF_ONE_LOG;
+use dataplane::store::{self, CreateOptions};
 use serde_json::{Value, json};
 
 const NQN: &str = "nqn.2026-01.org.example:volumes";
@@ -80,6 +84,42 @@ fn what_is_saved_with_a_store_loads_into_a_new_daemon_unchanged() {
     let (code, message) = other.expect_err("another name");
     assert!(code == -22 && message.contains("is named s, not t"), "{code} {message}");
     daemon.call("bdev_lvol_open_lvstore", json!({"bdev_name": "disk", "lvs_name": "s"})).expect("open");
+    assert_eq!(daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes"), volumes);
+}
+
+#[test]
+fn a_store_of_the_version_before_is_served_as_it_is_and_upgraded_when_it_is_closed() {
+    let folder = tempfile::tempdir_in(build_folder()).expect("folder");
+    let disk = folder.path().join("disk");
+    std::fs::File::create(&disk).and_then(|file| file.set_len(64 << 20)).expect("file");
+    let mut config = UringConfig::new("older", &disk);
+    config.direct = false;
+    let device = UringDevice::open(&config).expect("device");
+    let options = CreateOptions {
+        uuid: uuid::Uuid::from_u128(9),
+        volumes: 64,
+        log_blocks: None,
+        force: false,
+        version: VERSION_OF_ONE_LOG,
+    };
+    store::create(&mut DeviceMedia::open(&device).expect("media"), &options).expect("an older store");
+    drop(device);
+    let daemon = Daemon::start(&[]);
+    daemon.call("bdev_uring_create", json!({"name": "disk", "filename": disk})).expect("created");
+    let name = options.uuid.to_string();
+    let facts = || {
+        let stores = daemon.call("bdev_lvol_get_lvstores", Value::Null).expect("stores");
+        (stores[0]["format_version"].clone(), stores[0]["name"].clone())
+    };
+    assert_eq!(facts(), (json!(1), json!(name)));
+    ok(&daemon, &["store", "rename", &name, "s"]);
+    ok(&daemon, &["volume", "create", "s/v", "8M"]);
+    let (code, text) = pollux(&daemon, &["store", "upgrade", "disk"]);
+    assert!(code != Some(0) && text.contains("in use"), "{code:?} {text}");
+    let volumes = daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes");
+    ok(&daemon, &["store", "close", "s"]);
+    ok(&daemon, &["store", "upgrade", "disk"]);
+    assert_eq!(facts(), (json!(2), json!("s")));
     assert_eq!(daemon.call("bdev_lvol_get_lvols", Value::Null).expect("volumes"), volumes);
 }
 

@@ -207,6 +207,7 @@ fn store_changes() -> Vec<(&'static str, Vec<u8>)> {
         ("untouched", Vec::new()),
         ("superblock-gone", patch(0, 0, &[0; 8])),
         ("superblocks-huge", [patch(0, 40, &[0xff; 8]), patch(399, 40, &[0xff; 8])].concat()),
+        ("superblocks-of-version-1", [patch(0, 12, &[1]), patch(399, 12, &[1])].concat()),
         ("superblock-log-of-one", patch(0, 56, &1u64.to_le_bytes())),
         ("newest-header-gone", patch(1, 8, &[0xff; 4])),
         ("sequence-everywhere", everywhere(32, &[0xff; 7])),

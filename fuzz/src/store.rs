@@ -3,7 +3,9 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use dataplane::store::format::{Bytes, CheckpointHeader, CountsPage, MapPage, Records, SuperblockV1, crc32c};
+use dataplane::store::format::{
+    Bytes, CheckpointHeader, CountsPage, DiskSuperblock, MapPage, Records, VERSION, crc32c,
+};
 use dataplane::store::{BLOCK_BYTES, Block, CreateOptions, Media, create};
 use sim::device::Device;
 use uuid::Uuid;
@@ -32,7 +34,7 @@ pub fn store_structures(input: &[u8]) {
     let len = rest.len().min(BLOCK_BYTES - signature.len());
     bytes[signature.len()..signature.len() + len].copy_from_slice(&rest[..len]);
     seal(&mut bytes);
-    if let Ok((_, layout)) = SuperblockV1::decode(&bytes) {
+    if let Ok((_, layout)) = DiskSuperblock::decode(&bytes) {
         assert!(layout.data_start() < layout.data_end());
     }
     if let Ok(header) = CheckpointHeader::decode(&bytes) {
@@ -64,7 +66,8 @@ fn lived() -> Device {
             .get_or_init(|| {
                 let mut device = Device::new(BLOCKS);
                 let uuid = Uuid::from_u128(1);
-                let options = CreateOptions { uuid, volumes: 20, log_blocks: Some(16), force: false };
+                let options =
+                    CreateOptions { uuid, volumes: 20, log_blocks: Some(32), force: false, version: VERSION };
                 create(&mut device, &options).expect("the device is empty");
                 sim::live(&mut device);
                 device

@@ -1,10 +1,10 @@
-//! Damage at rest: one bit of one block flips, and the store is opened again.
+//! Damage at rest: one bit of one block flips, or of two of those that lie on the device twice, and the store is opened again.
 //!
 //! Nothing may be told that was not written. What is lost is lost to the object that the block belongs to; the rest works.
 
 use std::rc::Rc;
 
-use dataplane::store::format::{Bytes, CheckpointHeader, Region, SuperblockV1, crc32c};
+use dataplane::store::format::{Bytes, CheckpointHeader, DiskSuperblock, Layout, Region, crc32c};
 use dataplane::store::{
     BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Command, Control, Event, Failure, Finished, Media, OpenError,
     Operation, Progress, Request, RequestOp, Store, VolumeBlock, VolumeId, VolumeInfo, VolumeKind, check,
@@ -32,8 +32,9 @@ const FREED_MAX: u32 = 2_000;
 /// Where the bit lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// A superblock or a checkpoint, of which there are two each, or what was one before the store grew.
+    /// A superblock, a checkpoint or a block of the log, of which there are two each, or what was one before the store grew.
     Twice,
+    /// The log of an older store.
     Log,
     Counts,
     /// Data, or a page of a map.
@@ -43,16 +44,17 @@ enum Place {
 /// Flips a bit somewhere on a device that holds a state the model knows, and looks at what becomes of it.
 pub(crate) fn rot(device: &Device, model: &Model, rng: &mut Rng) -> Check {
     let mut device = device.clone();
-    let Some((block, place)) = pick(&mut device, rng) else { return Ok(()) };
-    device.flip_bit(block, rng);
+    let Some((blocks, place)) = pick(&mut device, rng) else { return Ok(()) };
+    blocks.iter().for_each(|block| device.flip_bit(*block, rng));
     survive(device, model, place, rng)
-        .map_err(|what| format!("a bit of {block:?} ({place:?}) flipped: {what}"))
+        .map_err(|what| format!("a bit of each of {blocks:?} ({place:?}) flipped: {what}"))
 }
 
-fn pick(device: &mut Device, rng: &mut Rng) -> Option<(Block, Place)> {
+/// One block; two where each has another copy.
+fn pick(device: &mut Device, rng: &mut Rng) -> Option<(Vec<Block>, Place)> {
     let mut bytes = [0; BLOCK_BYTES];
     device.read(Block(0), &mut bytes).ok()?;
-    let (_, layout) = SuperblockV1::decode(&bytes).ok()?;
+    let (_, layout) = DiskSuperblock::decode(&bytes).ok()?;
     // While the device is larger than the store, there is one superblock where it is looked for.
     let twice = if layout.blocks() == device.blocks() { 0 } else { 1 };
     let wanted = match rng.u8(0..5) {
@@ -69,8 +71,26 @@ fn pick(device: &mut Device, rng: &mut Rng) -> Option<(Block, Place)> {
     };
     let there = device.written(twice..layout.blocks()).filter(|block| place(*block) == Some(wanted));
     let written: Vec<u64> = there.collect();
-    let block = Block(*written.get(rng.usize(..written.len().max(1)))?);
-    Some((block, wanted))
+    let mut any = || written.get(rng.usize(..written.len().max(1))).map(|block| Block(*block));
+    let mut blocks = vec![any()?];
+    let place = if wanted == Place::Log && layout.log_copies() > 1 { Place::Twice } else { wanted };
+    if place == Place::Twice {
+        blocks
+            .extend(any().filter(|other| *other != blocks[0] && !copies(&layout, blocks[0]).contains(other)));
+    }
+    Some((blocks, place))
+}
+
+/// All places of what lies at a block twice.
+fn copies(layout: &Layout, block: Block) -> Vec<Block> {
+    let superblocks = [Block(0), layout.data_end()];
+    let headers = (0..2).map(|seq| layout.headers(seq));
+    let payloads = (0..layout.payload_blocks()).flat_map(|index| (0..2).map(move |seq| (seq, index)));
+    let payloads = payloads.map(|(seq, index)| layout.payload(seq, index));
+    let log =
+        (0..layout.ring_blocks()).map(|at| [0, layout.log_copies() - 1].map(|copy| layout.log(at, copy)));
+    let all = std::iter::once(superblocks).chain(headers).chain(payloads).chain(log);
+    all.filter(|places| places.contains(&block)).flatten().collect()
 }
 
 fn survive(mut device: Device, model: &Model, place: Place, rng: &mut Rng) -> Check {
@@ -98,6 +118,9 @@ fn survive(mut device: Device, model: &Model, place: Place, rng: &mut Rng) -> Ch
         return if place == Place::Counts { Ok(()) } else { Err("stopped".to_owned()) };
     }
     go_on(&mut store, &mut device, &state, rng)?;
+    if store.is_stopped() && place != Place::Counts {
+        return Err("stopped".to_owned());
+    }
     open(&mut device, LIMITS).map(|_| ()).map_err(|error| format!("open once more: {error}"))
 }
 
@@ -145,7 +168,7 @@ fn use_all(store: &mut Store, device: &mut Device, state: &Rc<State>) -> Check {
 fn newest_seq(device: &mut Device) -> Option<u64> {
     let mut bytes = [0; BLOCK_BYTES];
     device.read(Block(0), &mut bytes).ok()?;
-    let (_, layout) = SuperblockV1::decode(&bytes).ok()?;
+    let (_, layout) = DiskSuperblock::decode(&bytes).ok()?;
     let headers = [0, 1].map(|parity| CheckpointHeader::decode(&device.block(layout.checkpoint(parity))));
     headers.into_iter().flatten().map(|header| header.seq).max()
 }
@@ -172,7 +195,8 @@ fn go_on(store: &mut Store, device: &mut Device, state: &Rc<State>, rng: &mut Rn
     write_and_delete(store, device, state, rng, true)
 }
 
-/// `strictly`: what was written is there, and deleting is never refused.
+/// `strictly`: what was written is there, and deleting is never refused, but by a store that found only now that the counts
+/// of its last free blocks are damaged.
 fn write_and_delete(
     store: &mut Store,
     device: &mut Device,
@@ -199,12 +223,12 @@ fn write_and_delete(
     for id in state.keys() {
         let delete = Operation::Control(Control::Delete { volume: VolumeId(*id) });
         let deleted = carry_out(store, device, delete, &data)?;
-        if let Some(failure) = deleted.err().filter(|_| strictly) {
+        if let Some(failure) = deleted.err().filter(|failure| strictly && *failure != Failure::Stopped) {
             return Err(format!("delete: {failure}"));
         }
     }
     for _ in 0..if strictly { STEPS_MAX } else { FREED_MAX } {
-        if !store.is_reaping() && store.is_idle() {
+        if !store.is_reaping() && store.is_idle() || store.is_stopped() {
             return Ok(());
         }
         store.turn();

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-use dataplane::store::format::{Bytes, crc32c};
+use dataplane::store::format::{Bytes, VERSION, VERSION_OF_ONE_LOG, crc32c};
 use dataplane::store::{
     BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, GrowError, Limits, Lsn,
-    Media, Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open,
+    Media, Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open, upgrade,
 };
 use fastrand::Rng;
 use uuid::Uuid;
@@ -107,17 +107,23 @@ pub fn run(seed: u64, commands: u32) -> Result<Outcome, Failed> {
 fn run_lives(seed: u64, commands: u32) -> Check<Outcome> {
     let mut rng = Rng::with_seed(seed);
     let mut device = Device::new(*rng.choice(&[250, 350, 1_500, 5_000]).unwrap_or(&350));
+    let older = seed % 8 == 6;
     let options = CreateOptions {
         uuid: Uuid::from_u128(rng.u128(..)),
         volumes: VOLUMES,
-        log_blocks: Some(rng.u64(16..64)),
+        log_blocks: Some(2 * rng.u64(16..64)),
         force: false,
+        version: if older { VERSION_OF_ONE_LOG } else { VERSION },
     };
     create(&mut device, &options).map_err(|error| format!("create: {error}"))?;
     let mut workload = Workload::new();
     let mut model = Model::new(Rc::default(), Lsn(0));
     let mut outcome = Outcome::default();
     for life in 0..LIVES {
+        // Some stay as old as they are.
+        if older && life == 1 && seed % 16 == 6 {
+            device = upgraded(device, &model, &mut rng)?;
+        }
         let store = open(&mut device, LIMITS).map_err(|error| format!("life {life}: open: {error}"))?;
         let mut life = Life::new(store, device, model, Faults::of(seed, life), &mut outcome);
         life.live(commands, &mut workload, &mut rng)?;
@@ -129,6 +135,15 @@ fn run_lives(seed: u64, commands: u32) -> Check<Outcome> {
     let store = open(&mut device, LIMITS).map_err(|error| format!("last life: open: {error}"))?;
     Life::new(store, device, model, Faults::default(), &mut outcome).empty(&mut rng)?;
     Ok(outcome)
+}
+
+/// Upgrades the store, or dies with that half done.
+fn upgraded(mut device: Device, model: &Model, rng: &mut Rng) -> Check<Device> {
+    upgrade(&mut device, LIMITS).map_err(|error| format!("upgrade: {error}"))?;
+    if rng.bool() {
+        device.lose_power(std::iter::empty(), rng);
+    }
+    verify(device, model, model.promised).map(|(device, _)| device)
 }
 
 /// What goes wrong in a life, apart from power. One request in so many; 0 for none.

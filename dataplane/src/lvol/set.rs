@@ -16,7 +16,7 @@ use super::signature::content;
 use super::volume::{StoreFlags, VolumeDevice};
 use super::walks::Walk;
 use crate::device::{Claim, ClaimKind, Device, DeviceError, DeviceRegistry};
-use crate::store::format::{Bytes, FormatError, STORE_NAME_BYTES, SuperblockV1};
+use crate::store::format::{Bytes, DiskSuperblock, FormatError, STORE_NAME_BYTES, VERSION};
 use crate::store::{
     self, BLOCK_BYTES, Block, Control, Counters, CreateOptions, Failure, GrowError, Limits, Media, OpenError,
     VolumeId, VolumeInfo,
@@ -57,6 +57,8 @@ pub struct StoreSummary {
     pub uuid: Uuid,
     /// The device it is on.
     pub device: String,
+    /// Version of its format.
+    pub version: u32,
     /// Space, in blocks of 4 KiB.
     pub counters: Counters,
     /// Whether metadata could not be written, so that it only reads until it is opened again.
@@ -188,10 +190,11 @@ impl OpenStore {
     /// # Errors
     /// When it is closed meanwhile.
     pub fn summary(&self) -> Result<StoreSummary, StoreError> {
-        let (counters, stopped) = self.ask(|store| (store.counters(), store.is_stopped()))?;
+        let ask = |store: &store::Store| (store.counters(), store.is_stopped(), store.layout().version());
+        let (counters, stopped, version) = self.ask(ask)?;
         let write_through = self.is_write_through();
         let (name, device) = (self.name(), self.device());
-        Ok(StoreSummary { name, uuid: self.uuid, device, counters, stopped, write_through })
+        Ok(StoreSummary { name, uuid: self.uuid, device, version, counters, stopped, write_through })
     }
 
     /// Its space as its owner told last, without asking: for metrics.
@@ -319,6 +322,7 @@ impl StoreSet {
             volumes: options.volumes_max.unwrap_or(u32::try_from(by_size).unwrap_or(u32::MAX)),
             log_blocks: None,
             force: true,
+            version: VERSION,
         };
         let layout = store::create(&mut media, &create)?;
         if options.unmap {
@@ -358,13 +362,23 @@ impl StoreSet {
         self.open_claimed(claim, media)
     }
 
+    /// Makes the store on a device, which is not open, one of the current version of the format, and opens it.
+    ///
+    /// # Errors
+    /// When it is open, when there is none, or one that cannot be opened.
+    pub fn upgrade(&self, device: &str) -> Result<Arc<OpenStore>, StoreError> {
+        let claim = self.claim(device)?;
+        let mut media = DeviceMedia::open(claim.device().as_ref())?;
+        let before =
+            store::upgrade(&mut media, Limits::default()).map_err(|error| open_error(device, error))?;
+        tracing::info!(device, before, version = VERSION, "store upgraded");
+        self.open_claimed(claim, media)
+    }
+
     fn open_claimed(&self, claim: Claim, mut media: DeviceMedia) -> Result<Arc<OpenStore>, StoreError> {
         let device = claim.device().info().name.to_string();
         let limits = Limits { commands: COMMANDS_MAX, ..Limits::default() };
-        let store = store::open(&mut media, limits).map_err(|error| match error {
-            OpenError::Superblock(FormatError::Magic { .. }) => StoreError::NotAStore { device },
-            error => error.into(),
-        })?;
+        let store = store::open(&mut media, limits).map_err(|error| open_error(&device, error))?;
         let uuid = store.uuid();
         let found = read_name(&mut media)?;
         drop(media);
@@ -528,6 +542,14 @@ impl OpenStore {
     }
 }
 
+/// A device without a store is told from one whose store does not open.
+fn open_error(device: &str, error: OpenError) -> StoreError {
+    match error {
+        OpenError::Superblock(FormatError::Magic { .. }) => StoreError::NotAStore { device: device.into() },
+        error => error.into(),
+    }
+}
+
 pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
     let bad = |c: char| c.is_control() || c.is_whitespace() || c == '/';
     if name.is_empty() || name.len() >= STORE_NAME_BYTES || name.contains(bad) {
@@ -541,24 +563,24 @@ pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
 fn superblocks(media: &mut DeviceMedia) -> Result<(Bytes, [Block; 3]), StoreError> {
     let mut bytes: Bytes = [0; BLOCK_BYTES];
     media.read(Block(0), &mut bytes)?;
-    let (_, layout) = SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)?;
+    let (_, layout) = DiskSuperblock::decode(&bytes).map_err(OpenError::Superblock)?;
     Ok((bytes, [Block(media.blocks() - 1), layout.data_end(), Block(0)]))
 }
 
 fn read_name(media: &mut DeviceMedia) -> Result<String, StoreError> {
     let mut bytes: Bytes = [0; BLOCK_BYTES];
     media.read(Block(0), &mut bytes)?;
-    if SuperblockV1::decode(&bytes).is_err() {
+    if DiskSuperblock::decode(&bytes).is_err() {
         let last = Block(media.blocks() - 1);
         media.read(last, &mut bytes)?;
     }
-    Ok(SuperblockV1::name(&bytes).to_owned())
+    Ok(DiskSuperblock::name(&bytes).to_owned())
 }
 
 /// Writes a name into the superblocks, one after the other: one of them is whole at any time.
 fn write_name(media: &mut DeviceMedia, name: &str) -> Result<(), StoreError> {
     let (mut bytes, places) = superblocks(media)?;
-    SuperblockV1::rename(&mut bytes, name).ok_or_else(|| StoreError::Name { name: name.into() })?;
+    DiskSuperblock::rename(&mut bytes, name).ok_or_else(|| StoreError::Name { name: name.into() })?;
     for block in places {
         media.write(block, &bytes)?;
         media.flush()?;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cache::{Stop, Target};
-use super::format::{Layout, MapPage, SuperblockV1, VolumeEntry, crc32c};
+use super::format::{DiskSuperblock, Layout, MapPage, VolumeEntry, crc32c};
 use super::machine::Limits;
 use super::open::{Media, OpenError};
 use super::recover::{load, read_missing, superblock};
@@ -121,7 +121,7 @@ pub struct Contents {
 
 /// Reads what a store holds, without its maps.
 pub fn contents(media: &mut impl Media, limits: Limits) -> Result<Contents, OpenError> {
-    let name = SuperblockV1::name(&superblock(media)?.bytes).to_owned();
+    let name = DiskSuperblock::name(&superblock(media)?.bytes).to_owned();
     let (state, _, _) = load(media, limits)?;
     let (counters, volumes) = (state.counters(), state.infos().collect());
     Ok(Contents { name, uuid: state.uuid, lsn: state.lsn, layout: state.layout, counters, volumes })

@@ -128,10 +128,14 @@ impl Payload {
     }
 }
 
-/// CRC32C of all of a payload that was read.
-pub(crate) fn payload_crc<'a>(blocks: impl Iterator<Item = &'a Bytes>) -> u32 {
-    let sums: Vec<u8> = blocks.flat_map(|block| crc32c(block).to_le_bytes()).collect();
-    crc32c(&sums)
+/// CRC32C of each block of a payload that was read. The CRC32C of these is what a header holds.
+pub(crate) fn payload_sums(blocks: &[Bytes]) -> Vec<u8> {
+    blocks.iter().flat_map(|block| crc32c(block).to_le_bytes()).collect()
+}
+
+/// Puts another block's CRC32C in the place of one.
+pub(crate) fn set_payload_sum(sums: &mut [u8], index: usize, block: &Bytes) {
+    sums[4 * index..][..4].copy_from_slice(&crc32c(block).to_le_bytes());
 }
 
 /// Blocks of a checkpoint's table and of its summary, from the payload read back.

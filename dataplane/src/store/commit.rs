@@ -1,12 +1,12 @@
 //! Group commit: what was applied becomes durable.
 //!
-//! flush (the data that the records speak of) → log blocks, each on the media when it is finished → durable. So no record is
-//! on the media before the data it maps. A crash in between leaves a prefix of the log blocks.
+//! flush (the data that the records speak of) → log blocks, each in all its copies, on the media when it is finished →
+//! durable. So no record is on the media before the data it maps. A crash in between leaves a prefix of the log blocks.
 
 use std::collections::VecDeque;
 
-use super::Lsn;
-use super::format::{Bytes, LogBlock, LogHeader, Record};
+use super::format::{Bytes, CheckpointHeader, Layout, LogBlock, LogHeader, Record};
+use super::{BLOCK_BYTES, Lsn};
 
 /// Log blocks that wait for a commit at most, 256 KiB: enough for 9,000 writes of one block.
 const PENDING_MAX: usize = 64;
@@ -22,6 +22,7 @@ enum Phase {
     Flushing {
         blocks: usize,
     },
+    /// So many writes, of all copies.
     Writing {
         left: usize,
     },
@@ -31,7 +32,7 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) enum Next {
     Flush,
-    /// So many of [`Log::next_sealed`].
+    /// So many of [`Log::next_sealed`], each to all places of its copies.
     Write(usize),
     Durable,
     Nothing,
@@ -44,6 +45,9 @@ pub(crate) struct Log {
     /// The log begins here: the checkpoint's.
     start: u64,
     ring: u64,
+    copies: usize,
+    /// The last checkpoint on the media.
+    checkpoint: u64,
     open: LogBlock,
     /// First record of the open block.
     open_first: Lsn,
@@ -61,16 +65,21 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(incarnation: u64, position: u64, start: u64, ring: u64, lsn: Lsn) -> Self {
+    /// The log of a life that begins at `position`, after `lsn`, when the last checkpoint is `header`.
+    pub(crate) fn new(header: &CheckpointHeader, position: u64, lsn: Lsn, layout: &Layout) -> Self {
+        let copies = if layout.log_copies() == 1 { 1 } else { 2 };
         Self {
-            incarnation,
+            // What an earlier life left behind the end of the log is not taken for its continuation.
+            incarnation: header.incarnation + 1,
             position,
-            start,
-            ring,
+            start: header.log_position,
+            ring: layout.ring_blocks(),
+            copies,
+            checkpoint: header.seq,
             open: LogBlock::default(),
             open_first: lsn.next(),
             sealed: VecDeque::with_capacity(PENDING_MAX),
-            spare: Vec::with_capacity(PENDING_MAX),
+            spare: Vec::with_capacity(copies * PENDING_MAX),
             phase: Phase::Idle,
             written: position,
             end: position,
@@ -133,9 +142,21 @@ impl Log {
 
     /// Keeps memory for log blocks.
     pub(crate) fn recycle(&mut self, bytes: Box<Bytes>) {
-        if self.spare.len() < PENDING_MAX {
+        if self.spare.len() < self.copies * PENDING_MAX {
             self.spare.push(bytes);
         }
+    }
+
+    /// How often each block is written.
+    pub(crate) fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// Another copy of a block.
+    pub(crate) fn copy(&mut self, bytes: &Bytes) -> Box<Bytes> {
+        let mut copy = self.spare.pop().unwrap_or_else(|| Box::new([0; BLOCK_BYTES]));
+        copy.copy_from_slice(bytes);
+        copy
     }
 
     fn seal(&mut self) {
@@ -144,6 +165,7 @@ impl Log {
             position: self.position,
             lsn: self.open_first,
             committed: self.written,
+            checkpoint: self.checkpoint,
         };
         let next = self.spare.pop().map_or_else(LogBlock::default, LogBlock::in_place_of);
         let bytes = std::mem::replace(&mut self.open, next).seal(header);
@@ -172,7 +194,7 @@ impl Log {
             Phase::Idle => unreachable!("an idle log has no requests under way"),
             Phase::Flushing { blocks: 0 } => return self.done(),
             Phase::Flushing { blocks } => {
-                self.phase = Phase::Writing { left: blocks };
+                self.phase = Phase::Writing { left: blocks * self.copies };
                 return Next::Write(blocks);
             }
             Phase::Writing { left: 1 } => return self.done(),
@@ -196,8 +218,10 @@ impl Log {
         self.position
     }
 
-    /// A checkpoint holds everything up to `lsn`: the log begins at `position`, and what waits from before is not needed.
-    pub(crate) fn end_checkpoint(&mut self, lsn: Lsn, position: u64) {
+    /// A checkpoint is on the media: the log begins where it says, and what waits from before is not needed.
+    pub(crate) fn end_checkpoint(&mut self, header: &CheckpointHeader) {
+        let position = header.log_position;
+        self.checkpoint = header.seq;
         let needless = self.sealed.iter().take_while(|(at, _)| *at < position).count();
         self.sealed.drain(..needless);
         if let Phase::Flushing { blocks } = &mut self.phase {
@@ -205,6 +229,6 @@ impl Log {
         }
         self.start = position;
         self.written = self.written.max(position);
-        self.durable = self.durable.max(lsn);
+        self.durable = self.durable.max(header.lsn);
     }
 }

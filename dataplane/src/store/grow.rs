@@ -4,7 +4,7 @@
 //! superblock follows, then the first. That is when the store is larger: until then the one that is on the media is the old
 //! one, whole, and nothing changes that it would not know. Opening makes what a crash left of the rest undone.
 
-use super::format::{Bytes, GrowError, Layout, SuperblockV1};
+use super::format::{Bytes, DiskSuperblock, GrowError, Layout};
 use super::machine::{Purpose, Store};
 use super::request::RequestOp;
 use super::{BLOCK_BYTES, Block};
@@ -31,8 +31,8 @@ impl Store {
             return Err(GrowError::Busy);
         }
         let layout = self.state.layout.grown_to(blocks)?;
-        let mut superblock = SuperblockV1::encode(self.state.uuid, &layout);
-        SuperblockV1::rename(&mut superblock, name).ok_or(GrowError::Name)?;
+        let mut superblock = DiskSuperblock::encode(self.state.uuid, &layout);
+        DiskSuperblock::rename(&mut superblock, name).ok_or(GrowError::Name)?;
         self.growth = Some(Growth::Wanted { layout, superblock });
         self.checkpoint_wanted = true;
         Ok(())

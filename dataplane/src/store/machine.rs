@@ -379,12 +379,20 @@ impl Store {
             Next::Write(blocks) => {
                 for _ in 0..blocks {
                     let Some((position, bytes)) = self.log.next_sealed() else { break };
-                    let block = self.state.layout.log(position);
-                    self.request(Purpose::Log, RequestOp::WriteMeta { block, bytes, fua: true });
+                    if self.log.copies() > 1 {
+                        let copy = self.log.copy(&bytes);
+                        self.write_log(position, 1, copy);
+                    }
+                    self.write_log(position, 0, bytes);
                 }
             }
             Next::Durable => self.free_released(),
         }
+    }
+
+    fn write_log(&mut self, position: u64, copy: u64, bytes: Box<Bytes>) {
+        let block = self.state.layout.log(position, copy);
+        self.request(Purpose::Log, RequestOp::WriteMeta { block, bytes, fua: true });
     }
 
     fn free_released(&mut self) {
@@ -492,7 +500,7 @@ impl Store {
 
     fn checkpoint_done(&mut self, header: &CheckpointHeader) -> Checkpoint {
         self.seq = header.seq;
-        self.log.end_checkpoint(header.lsn, header.log_position);
+        self.log.end_checkpoint(header);
         self.state.meta.space.end_checkpoint();
         self.free_released();
         Checkpoint::Idle

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Payload;
 use super::commit::Log;
-use super::format::{Bytes, CheckpointHeader, FormatError, Layout, SuperblockV1};
+use super::format::{Bytes, CheckpointHeader, DiskSuperblock, FormatError, Layout, VERSION};
 use super::machine::{Limits, Store};
 use super::recover::{load, superblock};
 use super::request::{Finished, Request, RequestOp};
@@ -100,6 +100,8 @@ pub struct CreateOptions {
     pub log_blocks: Option<u64>,
     /// Make it even where something is.
     pub force: bool,
+    /// Version of the format: [`VERSION`], or an older one for tests.
+    pub version: u32,
 }
 
 /// Blocks at either end of a device that must be empty: what partition tables, filesystems and other stores begin with.
@@ -109,7 +111,8 @@ const SIGNATURE_BLOCKS: u64 = 32;
 pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout, OpenError> {
     let blocks = media.blocks();
     let log_blocks = options.log_blocks.unwrap_or_else(|| Layout::log_blocks_for(blocks));
-    let layout = Layout::new(blocks, options.volumes, log_blocks).map_err(OpenError::Superblock)?;
+    let layout = Layout::of_version(options.version, blocks, options.volumes, log_blocks)
+        .map_err(OpenError::Superblock)?;
     if !options.force {
         refuse_content(media)?;
     }
@@ -131,18 +134,25 @@ pub fn create(media: &mut impl Media, options: &CreateOptions) -> Result<Layout,
         seq: 0,
         lsn: Lsn(0),
         log_position: 0,
-        incarnation: 0,
+        incarnation: first_incarnation(options.uuid),
         payload_crc: payload.crc(),
     };
     for block in layout.headers(0) {
         media.write(block, &header.encode())?;
     }
     media.flush()?;
-    let superblock = SuperblockV1::encode(options.uuid, &layout);
+    let superblock = DiskSuperblock::encode(options.uuid, &layout);
     media.write(layout.data_end(), &superblock)?;
     media.write(Block(0), &superblock)?;
     media.flush()?;
     Ok(layout)
+}
+
+/// What was a log here before is of another incarnation: the number is one of 2^61, by chance, and goes up by one with each
+/// opening.
+fn first_incarnation(store: Uuid) -> u64 {
+    let (high, low) = store.as_u64_pair();
+    (high ^ low.rotate_left(7)) >> 3
 }
 
 fn refuse_content(media: &mut impl Media) -> Result<(), OpenError> {
@@ -162,9 +172,7 @@ fn refuse_content(media: &mut impl Media) -> Result<(), OpenError> {
 pub fn open(media: &mut impl Media, limits: Limits) -> Result<Store, OpenError> {
     let (state, header, position) = load(media, limits)?;
     repair_superblocks(media, &state.layout)?;
-    // A new life: what an earlier one left behind the end of the log is not taken for its continuation.
-    let incarnation = header.incarnation + 1;
-    let log = Log::new(incarnation, position, header.log_position, state.layout.log_blocks(), state.lsn);
+    let log = Log::new(&header, position, state.lsn, &state.layout);
     let mut store = Store::new(state, log, limits, &header);
     store.request_checkpoint();
     while store.is_checkpointing() {
@@ -177,6 +185,31 @@ pub fn open(media: &mut impl Media, limits: Limits) -> Result<Store, OpenError> 
         }
     }
     Ok(store)
+}
+
+/// Makes an older store one of the current version. Its log is empty after opening, so that all that changes is the
+/// superblock: whatever a crash leaves is one version or the other, whole. Gives the version it had.
+///
+/// # Errors
+/// When it does not open, or its log is too small.
+pub fn upgrade(media: &mut impl Media, limits: Limits) -> Result<u32, OpenError> {
+    let store = open(media, limits)?;
+    if store.is_stopped() {
+        return Err(OpenError::Checkpoint);
+    }
+    let layout = store.layout();
+    let before = layout.version();
+    if before == VERSION {
+        return Ok(before);
+    }
+    let upgraded = layout.upgraded().map_err(OpenError::Superblock)?;
+    let mut superblock = DiskSuperblock::encode(store.uuid(), &upgraded);
+    DiskSuperblock::take_name(&mut superblock, &self::superblock(media)?.bytes);
+    for block in [Block(0), upgraded.data_end(), Block(media.blocks() - 1)] {
+        media.write(block, &superblock)?;
+        media.flush()?;
+    }
+    Ok(before)
 }
 
 /// The superblock that counts lies at both ends of the store, and at the end of a device that is larger: where it is looked

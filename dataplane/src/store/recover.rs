@@ -1,8 +1,8 @@
 //! What a device holds: the newest checkpoint, and the log after it.
 //!
 //! Damage is told from a write that power cut short. A header is on the media only after all that it speaks of, and a block
-//! of the log only after those that were committed before it: where the first is there and the second is not, something
-//! rotted, and opening says so instead of going back to an older state.
+//! of the log only after those that were committed before it: where the first is there and the second is not, in any copy,
+//! something rotted, and opening says so instead of going back to an older state.
 
 use uuid::Uuid;
 use zerocopy::FromBytes;
@@ -10,20 +10,21 @@ use zerocopy::FromBytes;
 use super::cache::Stop;
 use super::checkpoint;
 use super::format::{
-    Bytes, CheckpointHeader, FormatError, Layout, Record, Records, SummaryEntry, SuperblockV1, VolumeEntry,
+    Bytes, CheckpointHeader, DiskSuperblock, FormatError, Layout, SummaryEntry, VolumeEntry, crc32c,
 };
 use super::machine::{Limits, insert};
-use super::open::{Media, MediaError, OpenError};
+use super::open::{Media, OpenError};
+use super::replay::replay;
 use super::space::Space;
 use super::state::{State, Volume};
 use super::{BLOCK_BYTES, Block, VolumeId};
 
 /// How often a block of metadata is read before it counts as unreadable.
-const READS_MAX: u32 = 3;
-/// Blocks of the log that are read at a time: 1 MiB.
-const READ_AHEAD: u64 = 256;
-/// Blocks after a gap in the log that are looked at: more than one commit writes.
-const GAP_SEARCHED: u64 = 256;
+pub(crate) const READS_MAX: u32 = 3;
+/// Blocks that are read at a time: 1 MiB.
+pub(crate) const READ_AHEAD: usize = 256;
+/// Blocks in which the copies of a checkpoint may differ while one that is whole can be made of both: all ways to choose are tried.
+const DIFFERENCES_MAX: usize = 8;
 
 /// The state that a device holds, the checkpoint it began with, and where the log ends.
 pub(crate) fn load(
@@ -62,7 +63,7 @@ pub(crate) fn superblock(media: &mut impl Media) -> Result<Superblock, OpenError
 fn superblock_at(media: &mut impl Media, block: Block) -> Result<Superblock, OpenError> {
     let mut bytes = [0; BLOCK_BYTES];
     media.read(block, &mut bytes)?;
-    let (uuid, layout) = SuperblockV1::decode(&bytes).map_err(OpenError::Superblock)?;
+    let (uuid, layout) = DiskSuperblock::decode(&bytes).map_err(OpenError::Superblock)?;
     Ok(Superblock { uuid, layout, bytes })
 }
 
@@ -89,7 +90,7 @@ fn checkpoint_state(
     layout: Layout,
     limits: Limits,
 ) -> Option<State> {
-    let payload = (0..2).find_map(|copy| payload(media, header, &layout, copy))?;
+    let payload = payload(media, header, &layout)?;
     let (table, summary) = checkpoint::split(&layout, &payload);
     let mut state = State::empty(header.store, layout.clone(), limits.map_pages, limits.counts_pages);
     let entries = table.iter().flat_map(|block| <[VolumeEntry]>::ref_from_bytes(&block[..]).unwrap_or(&[]));
@@ -104,125 +105,52 @@ fn checkpoint_state(
     Some(state)
 }
 
-/// Table and summary from one of their two copies, if that is whole.
-fn payload(
+/// Table and summary: a copy that is whole, or what is whole of both.
+fn payload(media: &mut impl Media, header: &CheckpointHeader, layout: &Layout) -> Option<Vec<Bytes>> {
+    let mut first = payload_copy(media, header, layout, 0)?;
+    let mut sums = checkpoint::payload_sums(&first);
+    if crc32c(&sums) == header.payload_crc {
+        return Some(first);
+    }
+    let second = payload_copy(media, header, layout, 1)?;
+    let others = checkpoint::payload_sums(&second);
+    let differ: Vec<usize> = (0..first.len()).filter(|block| first[*block] != second[*block]).collect();
+    if differ.len() > DIFFERENCES_MAX {
+        return (crc32c(&others) == header.payload_crc).then_some(second);
+    }
+    let mixed = (1..1u32 << differ.len()).find(|choice| {
+        for (bit, block) in differ.iter().enumerate() {
+            let chosen = if choice >> bit & 1 == 1 { &second } else { &first };
+            checkpoint::set_payload_sum(&mut sums, *block, &chosen[*block]);
+        }
+        crc32c(&sums) == header.payload_crc
+    })?;
+    for (_, block) in differ.iter().enumerate().filter(|(bit, _)| mixed >> bit & 1 == 1) {
+        first[*block] = second[*block];
+    }
+    Some(first)
+}
+
+/// One copy, with zeroes for what cannot be read.
+fn payload_copy(
     media: &mut impl Media,
     header: &CheckpointHeader,
     layout: &Layout,
     copy: usize,
 ) -> Option<Vec<Bytes>> {
-    let mut payload = vec![[0; BLOCK_BYTES]; usize::try_from(layout.payload_blocks()).ok()?];
-    media.read_range(layout.payload(header.seq, 0)[copy], &mut payload).ok()?;
-    (checkpoint::payload_crc(payload.iter()) == header.payload_crc).then_some(payload)
-}
-
-/// Blocks of the log, read several at a time.
-struct LogReader {
-    /// Position of the first block in memory.
-    first: u64,
-    blocks: Vec<Bytes>,
-}
-
-impl LogReader {
-    fn read(&mut self, media: &mut impl Media, layout: &Layout, at: u64) -> Result<&Bytes, MediaError> {
-        let known = at.checked_sub(self.first).filter(|index| *index < self.blocks.len() as u64);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                // Not beyond the end of the ring.
-                let left = layout.log_blocks() - at % layout.log_blocks();
-                self.first = at;
-                self.blocks.resize(usize::try_from(left.min(READ_AHEAD)).unwrap_or(1), [0; BLOCK_BYTES]);
-                if media.read_range(layout.log(at), &mut self.blocks).is_err() {
-                    // One of those after it, perhaps.
-                    self.blocks.truncate(1);
-                    media.read(layout.log(at), &mut self.blocks[0])?;
+    let start = layout.payload(header.seq, 0)[copy];
+    let mut blocks = vec![[0; BLOCK_BYTES]; usize::try_from(layout.payload_blocks()).ok()?];
+    for (at, part) in (start.0..).step_by(READ_AHEAD).zip(blocks.chunks_mut(READ_AHEAD)) {
+        if media.read_range(Block(at), part).is_err() {
+            for (block, bytes) in (at..).zip(part) {
+                let read = (0..READS_MAX).any(|_| media.read(Block(block), bytes).is_ok());
+                if !read {
+                    bytes.fill(0);
                 }
-                0
-            }
-        };
-        Ok(&self.blocks[usize::try_from(index).unwrap_or(0)])
-    }
-}
-
-/// Applies the log after a checkpoint; says where it ends.
-fn replay(media: &mut impl Media, state: &mut State, header: &CheckpointHeader) -> Result<u64, OpenError> {
-    let mut position = header.log_position;
-    let mut log = LogReader { first: position, blocks: Vec::new() };
-    while position - header.log_position < state.layout.log_blocks() {
-        let bytes = log.read(media, &state.layout, position)?;
-        let Some(records) = records_at(bytes, header, position, state) else { break };
-        for record in records {
-            let lsn = state.lsn.next();
-            let record = record.map_err(|_| OpenError::Record { lsn })?;
-            // Every record here is durable: what those before it freed may be in use again.
-            state.meta.space.free_released(state.lsn);
-            if make_ready(media, state, &record) {
-                state.apply(&record);
-            } else if state.is_damaged() {
-                // What it speaks of went with a page that was lost, or was freed with more at once.
-                state.skip();
-            } else {
-                return Err(OpenError::Record { lsn });
             }
         }
-        position += 1;
     }
-    state.meta.space.free_released(state.lsn);
-    refuse_gap(media, state, header, position)?;
-    Ok(position)
-}
-
-/// The records of a block, if it continues the log.
-fn records_at<'a>(
-    bytes: &'a Bytes,
-    header: &CheckpointHeader,
-    position: u64,
-    state: &State,
-) -> Option<Records<'a>> {
-    let (found, records) = Records::decode(bytes).ok()?;
-    let continues = found.incarnation == header.incarnation
-        && found.position == position
-        && found.lsn == state.lsn.next();
-    continues.then_some(records)
-}
-
-/// That no later block says the one at `position` was on the media.
-fn refuse_gap(
-    media: &mut impl Media,
-    state: &State,
-    header: &CheckpointHeader,
-    position: u64,
-) -> Result<(), OpenError> {
-    let end = (position + GAP_SEARCHED).min(header.log_position + state.layout.log_blocks());
-    let mut log = LogReader { first: position, blocks: Vec::new() };
-    for later in position + 1..end {
-        let Ok((found, _)) = Records::decode(log.read(media, &state.layout, later)?) else { continue };
-        let follows = found.incarnation == header.incarnation && found.position == later;
-        if follows && found.committed > position {
-            return Err(OpenError::LogDamaged { position });
-        }
-    }
-    Ok(())
-}
-
-/// Reads what a record needs, and gives up what cannot be read. Whether the record can be applied.
-fn make_ready(media: &mut impl Media, state: &mut State, record: &Record<'_>) -> bool {
-    loop {
-        let stop = match state.ready(record) {
-            Ok(_) => return true,
-            Err(Stop::Damaged) => match state.lose(record) {
-                Ok(true) => continue,
-                Ok(false) => return false,
-                Err(stop) => stop,
-            },
-            Err(stop) => stop,
-        };
-        match stop {
-            Stop::Map { .. } | Stop::Counts { .. } => read_missing(media, state, stop),
-            Stop::Commit | Stop::Checkpoint | Stop::Full | Stop::Damaged => return false,
-        }
-    }
+    Some(blocks)
 }
 
 /// Reads a page that something needs. What the device cannot read counts as damaged.

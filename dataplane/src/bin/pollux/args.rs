@@ -314,6 +314,13 @@ pub(crate) enum StoreCommand {
         #[command(flatten)]
         socket: SocketArgs,
     },
+    /// Make a closed store one of the current version of the format, and open it; older versions of Pollux then refuse it
+    Upgrade {
+        /// The device it is on
+        device: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
     /// Make the device forget a store; one that has volumes only with --force
     Destroy {
         /// The store

@@ -39,6 +39,9 @@ pub(crate) fn run(command: &StoreCommand) -> Result<(), Failure> {
         StoreCommand::Grow { name, socket } => {
             call(socket, "bdev_lvol_grow_lvstore", Some(&json!({"lvs_name": name}))).map(drop)
         }
+        StoreCommand::Upgrade { device, socket } => {
+            call(socket, "bdev_lvol_upgrade_lvstore", Some(&json!({"bdev_name": device}))).map(drop)
+        }
         StoreCommand::Destroy { name, force, socket } => destroy(name, *force, socket),
         StoreCommand::Check { path, data, json } => check(path, *data, *json),
         StoreCommand::Dump { path, json } => show(path, *json),
@@ -186,13 +189,13 @@ fn store_facts(dump: &Contents) -> Value {
     json!({
         "name": dump.name,
         "uuid": dump.uuid,
-        "version": store::format::VERSION,
+        "version": layout.version(),
         "blocks": layout.blocks(),
         "earlier_blocks": layout.earlier_blocks().collect::<Vec<_>>(),
         "volumes_max": layout.volumes(),
         "checkpoint_a": layout.checkpoint(0).0,
         "checkpoint_b": layout.checkpoint(1).0,
-        "log": layout.log(0).0,
+        "log": layout.log(0, 0).0,
         "log_blocks": layout.log_blocks(),
         "counts": layout.counts(0, false).0,
         "data": layout.data_start().0,

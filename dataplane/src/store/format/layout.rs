@@ -4,7 +4,9 @@
 //! store grew has checkpoints, counts and blocks. The checkpoints of the last segment are in use, and are as large as the
 //! whole store asks for; those of the others, and the superblocks at their ends, are not used any more.
 
-use super::{COUNTS_PER_PAGE, FormatError, SUMMARIES_PER_BLOCK, VOLUMES_PER_BLOCK};
+use super::{
+    COUNTS_PER_PAGE, FormatError, SUMMARIES_PER_BLOCK, VERSION, VERSION_OF_ONE_LOG, VOLUMES_PER_BLOCK,
+};
 use crate::store::Block;
 
 const WHAT: &str = "superblock";
@@ -14,6 +16,10 @@ const VOLUMES_MAX: u64 = (1 << 15) - 2;
 const BLOCKS_MAX: u64 = 1 << 40;
 /// Blocks for data and map pages that a segment has at least.
 const DATA_MIN: u64 = 64;
+/// Blocks of a ring of the log at least: room for the records of a few commands.
+const RING_MIN: u64 = 16;
+/// Blocks of the log at most: 8 GiB of it.
+const LOG_MAX: u64 = 1 << 21;
 /// Times that a store grows at most: the sizes it had lie in the first sector of the superblock, with the rest of it.
 pub const GROWTHS_MAX: usize = 32;
 
@@ -97,6 +103,7 @@ impl Segment {
 /// Where everything lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
+    version: u32,
     volumes: u32,
     log_blocks: u64,
     log: u64,
@@ -109,16 +116,24 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Log blocks of a device of `blocks` blocks: a 256th of it, between 256 KiB and 256 MiB.
+    /// Log blocks of a device of `blocks` blocks, both copies: a 128th of it, between 512 KiB and 256 MiB.
     pub fn log_blocks_for(blocks: u64) -> u64 {
-        (blocks / 256).clamp(64, 65_536)
+        (blocks / 128).clamp(128, 65_536)
+    }
+
+    /// A store of the current version. See [`Self::of_version`].
+    ///
+    /// # Errors
+    /// When a number is out of range, or the others leave no room for data.
+    pub fn new(blocks: u64, volumes: u32, log_blocks: u64) -> Result<Self, FormatError> {
+        Self::of_version(VERSION, blocks, volumes, log_blocks)
     }
 
     /// A store of `blocks` blocks, both superblocks included, with a table of `volumes` entries.
     ///
     /// # Errors
     /// When a number is out of range, or the others leave no room for data.
-    pub fn new(blocks: u64, volumes: u32, log_blocks: u64) -> Result<Self, FormatError> {
+    pub fn of_version(version: u32, blocks: u64, volumes: u32, log_blocks: u64) -> Result<Self, FormatError> {
         let bad = |field, value| Err(FormatError::Value { what: WHAT, field, value });
         if blocks > BLOCKS_MAX {
             return bad("blocks", blocks);
@@ -126,7 +141,7 @@ impl Layout {
         if volumes == 0 || u64::from(volumes) > VOLUMES_MAX {
             return bad("volumes", u64::from(volumes));
         }
-        if !(16..=1 << 20).contains(&log_blocks) {
+        if !(RING_MIN * copies_in(version)..=LOG_MAX).contains(&log_blocks) {
             return bad("log blocks", log_blocks);
         }
         let pages = pages_for(blocks);
@@ -137,7 +152,7 @@ impl Layout {
             return bad("blocks", blocks);
         }
         let first = Segment { first_page: 0, counts, data, end: blocks - 1 };
-        Ok(Self { volumes, log_blocks, log, checkpoints: 1, pages, segments: vec![first] })
+        Ok(Self { version, volumes, log_blocks, log, checkpoints: 1, pages, segments: vec![first] })
     }
 
     /// The same store with `blocks` blocks. What it holds stays where it is.
@@ -177,9 +192,36 @@ impl Layout {
         self.volumes
     }
 
-    /// Blocks of the log.
+    /// Version of the format.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The same store in the current version. Everything stays where it is, but for the log.
+    ///
+    /// # Errors
+    /// When the log is too small to be there twice.
+    pub fn upgraded(&self) -> Result<Self, FormatError> {
+        let upgraded = Self { version: VERSION, ..self.clone() };
+        if upgraded.ring_blocks() < RING_MIN {
+            return Err(FormatError::Value { what: WHAT, field: "log blocks", value: self.log_blocks });
+        }
+        Ok(upgraded)
+    }
+
+    /// Blocks of the log, all copies.
     pub fn log_blocks(&self) -> u64 {
         self.log_blocks
+    }
+
+    /// How often a block of the log lies on the device.
+    pub fn log_copies(&self) -> u64 {
+        copies_in(self.version)
+    }
+
+    /// Blocks of the ring: the log goes round in it.
+    pub fn ring_blocks(&self) -> u64 {
+        self.log_blocks / self.log_copies()
     }
 
     /// Blocks that the store had when it was made, and after each growth but the last.
@@ -229,9 +271,11 @@ impl Layout {
         [Block(first), Block(first + self.payload_blocks())]
     }
 
-    /// Where the log block with this position lies.
-    pub fn log(&self, position: u64) -> Block {
-        Block(self.log + position % self.log_blocks)
+    /// Where a copy of the log block with this position lies. Copies are far from each other: what damages one block often
+    /// damages its neighbours.
+    pub fn log(&self, position: u64, copy: u64) -> Block {
+        let ring = self.ring_blocks();
+        Block(self.log + copy * ring + position % ring)
     }
 
     /// Where side `side` of a page of reference counts lies.
@@ -301,6 +345,11 @@ impl Layout {
             Region::Unused
         })
     }
+}
+
+/// How often a version has a block of the log on the device.
+fn copies_in(version: u32) -> u64 {
+    if version == VERSION_OF_ONE_LOG { 1 } else { 2 }
 }
 
 /// Pages of counts for so many blocks, metadata among them.

@@ -24,7 +24,8 @@ struct Disk {
     records: U16,
     reserved0: [u8; 4],
     committed: U64,
-    reserved1: [u8; 16],
+    checkpoint: U64,
+    reserved1: [u8; 8],
 }
 const _: () = assert!(size_of::<Disk>() == 64);
 
@@ -166,6 +167,8 @@ pub struct LogHeader {
     pub lsn: Lsn,
     /// Blocks before this position were on the media when it was made: a gap there is damage, not the end of the log.
     pub committed: u64,
+    /// The last checkpoint on the media when it was made: if only earlier ones are found, that one was damaged.
+    pub checkpoint: u64,
 }
 
 /// A log block being filled.
@@ -221,6 +224,7 @@ impl LogBlock {
             disk.position = header.position.into();
             disk.lsn = header.lsn.0.into();
             disk.committed = header.committed.into();
+            disk.checkpoint = header.checkpoint.into();
             disk.used = u16::try_from(self.used).unwrap_or(u16::MAX).into();
             disk.records = self.records.into();
         }
@@ -254,6 +258,7 @@ impl<'a> Records<'a> {
             position: disk.position.get(),
             lsn: Lsn(disk.lsn.get()),
             committed: disk.committed.get(),
+            checkpoint: disk.checkpoint.get(),
         };
         Ok((header, Self { left, count: disk.records.get() }))
     }

@@ -4,7 +4,7 @@
 //! 0            superblock
 //! 1            checkpoint A: header, volume table, space summary
 //!              checkpoint B
-//!              log: a ring of blocks
+//!              log: a ring of blocks, then the same again
 //!              reference counts: two blocks for each page of counts, written in turn
 //!              blocks: data and map pages
 //! last         superblock, again
@@ -28,7 +28,7 @@ pub use checkpoint::{
 pub use layout::{GROWTHS_MAX, GrowError, Layout, Region};
 pub use log::{LogBlock, LogHeader, MapEntry, Record, Records};
 pub use page::{COUNTS_PER_PAGE, CountsPage, FANOUT, FANOUT_SHIFT, MapPage};
-pub use superblock::{STORE_NAME_BYTES, SuperblockV1, VERSION};
+pub use superblock::{DiskSuperblock, STORE_NAME_BYTES, VERSION, VERSION_OF_ONE_LOG};
 
 /// A block's worth of bytes.
 pub type Bytes = [u8; BLOCK_BYTES];

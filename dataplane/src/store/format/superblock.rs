@@ -11,15 +11,18 @@ use crate::store::BLOCK_BYTES;
 
 const MAGIC: [u8; 8] = *b"PLXSTORE";
 const WHAT: &str = "superblock";
-/// The only format version so far.
-pub const VERSION: u32 = 1;
+/// The format version that stores are made with.
+pub const VERSION: u32 = 2;
+/// The version before: each block of the log lies on the device once. It is opened as it is; [`upgrade`](crate::store::upgrade)
+/// makes it the current one.
+pub const VERSION_OF_ONE_LOG: u32 = 1;
 /// Incompatible feature: the store has grown, so it has more than one segment.
 const GROWN: u64 = 1;
 
 /// What identifies a store: at block 0 and at the last block.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone)]
 #[repr(C)]
-pub struct SuperblockV1 {
+pub struct DiskSuperblock {
     magic: [u8; 8],
     crc: U32,
     version: U32,
@@ -35,13 +38,13 @@ pub struct SuperblockV1 {
     earlier: [U64; GROWTHS_MAX],
     reserved: [u8; BLOCK_BYTES - 128 - 8 * GROWTHS_MAX],
 }
-const _: () = assert!(size_of::<SuperblockV1>() == BLOCK_BYTES);
-const _: () = assert!(offset_of!(SuperblockV1, reserved) <= 512);
+const _: () = assert!(size_of::<DiskSuperblock>() == BLOCK_BYTES);
+const _: () = assert!(offset_of!(DiskSuperblock, reserved) <= 512);
 
 /// Bytes of a store's name at most.
 pub const STORE_NAME_BYTES: usize = 64;
 
-impl SuperblockV1 {
+impl DiskSuperblock {
     /// The superblock of a store.
     pub fn encode(uuid: Uuid, layout: &Layout) -> Box<Bytes> {
         let mut earlier = [U64::ZERO; GROWTHS_MAX];
@@ -49,7 +52,7 @@ impl SuperblockV1 {
         let superblock = Self {
             magic: MAGIC,
             crc: U32::ZERO,
-            version: VERSION.into(),
+            version: layout.version().into(),
             incompatible: if earlier[0] == 0 { 0 } else { GROWN }.into(),
             uuid: *uuid.as_bytes(),
             blocks: layout.blocks().into(),
@@ -76,7 +79,7 @@ impl SuperblockV1 {
         if version > VERSION || incompatible & !GROWN != 0 {
             return Err(FormatError::Newer { version, incompatible: incompatible & !GROWN });
         }
-        if version < VERSION {
+        if version < VERSION_OF_ONE_LOG {
             return Err(FormatError::Value { what: WHAT, field: "version", value: version.into() });
         }
         Ok((Uuid::from_bytes(this.uuid), this.layout()?))
@@ -92,9 +95,8 @@ impl SuperblockV1 {
         }
         let mut sizes = self.earlier[..grew].iter().chain([&self.blocks]).map(|blocks| blocks.get());
         let made = sizes.next().unwrap_or_default();
-        sizes.try_fold(Layout::new(made, volumes, self.log_blocks.get())?, |layout, blocks| {
-            layout.grown_to(blocks).map_err(|_| bad("blocks", blocks))
-        })
+        let first = Layout::of_version(self.version.get(), made, volumes, self.log_blocks.get())?;
+        sizes.try_fold(first, |layout, blocks| layout.grown_to(blocks).map_err(|_| bad("blocks", blocks)))
     }
 
     /// The name of a store; empty when it has none.
@@ -103,6 +105,14 @@ impl SuperblockV1 {
         let name = &bytes[at..at + STORE_NAME_BYTES];
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         std::str::from_utf8(&name[..end]).unwrap_or_default()
+    }
+
+    /// Gives a superblock the name of another.
+    pub fn take_name(bytes: &mut Bytes, from: &Bytes) {
+        let at = offset_of!(Self, name);
+        let name = at..at + STORE_NAME_BYTES;
+        bytes[name.clone()].copy_from_slice(&from[name]);
+        seal(bytes, offset_of!(Self, crc));
     }
 
     /// Gives a superblock another name; `None` when it does not fit.

@@ -2,7 +2,7 @@
 
 use super::rig::{BLOCKS, Memory, OPTIONS, Rig};
 use crate::store::format::{
-    CheckpointHeader, CountsPage, FormatError, Layout, LogBlock, LogHeader, MapPage, Record, SuperblockV1,
+    CheckpointHeader, CountsPage, DiskSuperblock, FormatError, Layout, LogBlock, LogHeader, MapPage, Record,
 };
 use crate::store::{
     Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, Reach, VolumeId, VolumeKind, check,
@@ -102,12 +102,12 @@ fn a_device_that_holds_something_is_left_alone_unless_forced() {
 fn a_newer_format_is_refused_even_if_the_other_superblock_is_older() {
     let mut media = Rig::new().media;
     let superblock = media.0.get_mut(&0).unwrap();
-    superblock[12] = 2;
+    superblock[12] = 3;
     superblock[8..12].fill(0);
     let crc = crate::store::format::crc32c(superblock);
     superblock[8..12].copy_from_slice(&crc.to_le_bytes());
     let refusal = open(&mut media, Limits::default()).err();
-    let newer = FormatError::Newer { version: 2, incompatible: 0 };
+    let newer = FormatError::Newer { version: 3, incompatible: 0 };
     assert_eq!(refusal, Some(OpenError::Superblock(newer)));
 }
 
@@ -144,13 +144,15 @@ fn a_log_block_of_an_earlier_life_is_not_taken_for_the_next_one() {
     let mut media = rig.reopen().media;
     let store = open(&mut media, Limits::default()).unwrap();
     // The store is in its third life by now: a block of the second and one of the third, in the same place.
-    for (incarnation, survives) in [(2, true), (3, false)] {
+    let now = store.log.incarnation();
+    for (incarnation, survives) in [(now - 1, true), (now, false)] {
         let mut log = LogBlock::default();
         log.push(&Record::Delete { volume });
         let position = store.log.position();
-        let header = LogHeader { incarnation, position, lsn: store.lsn().next(), committed: 0 };
+        let lsn = store.lsn().next();
+        let header = LogHeader { incarnation, position, lsn, committed: 0, checkpoint: 0 };
         let mut media = media.clone();
-        media.write(store.state.layout.log(position), &log.seal(header)).unwrap();
+        media.write(store.state.layout.log(position, 1), &log.seal(header)).unwrap();
         let found = open(&mut media, Limits::default()).unwrap();
         assert_eq!(found.volume(volume).is_some(), survives, "incarnation {incarnation}");
     }
@@ -188,7 +190,7 @@ fn with_log() -> (Memory, VolumeId) {
 fn layout(media: &mut Memory) -> Layout {
     let mut bytes = [0; 4096];
     media.read(Block(0), &mut bytes).unwrap();
-    SuperblockV1::decode(&bytes).unwrap().1
+    DiskSuperblock::decode(&bytes).unwrap().1
 }
 
 fn newest(media: &Memory, layout: &Layout) -> CheckpointHeader {
@@ -199,9 +201,10 @@ fn newest(media: &Memory, layout: &Layout) -> CheckpointHeader {
 }
 
 #[test]
-fn any_one_damaged_block_of_a_checkpoint_changes_nothing() {
+fn any_one_damaged_block_of_a_checkpoint_or_of_the_log_changes_nothing() {
     let (mut media, volume) = with_log();
-    let end = layout(&mut media).log(0).0;
+    let layout = layout(&mut media);
+    let end = layout.counts(0, false).0;
     for block in 1..end {
         let mut media = media.clone();
         media.0.insert(block, [0x77; 4096]);
@@ -223,13 +226,65 @@ fn a_checkpoint_that_is_damaged_twice_is_refused_and_not_replaced_by_the_one_bef
 }
 
 #[test]
-fn a_damaged_block_of_the_log_is_refused_when_later_ones_tell_that_it_was_there() {
+fn a_block_of_the_log_that_is_damaged_twice_is_refused_when_later_ones_tell_that_it_was_there() {
     let (mut media, _) = with_log();
     let layout = layout(&mut media);
     let position = newest(&media, &layout).log_position + 3;
-    media.0.insert(layout.log(position).0, [0x77; 4096]);
+    for copy in 0..2 {
+        media.0.insert(layout.log(position, copy).0, [0x77; 4096]);
+    }
     let refusal = open(&mut media, Limits::default()).err();
     assert!(matches!(refusal, Some(OpenError::LogDamaged { .. })), "{refusal:?}");
+}
+
+#[test]
+fn a_checkpoint_whose_header_is_damaged_twice_is_refused_when_the_log_tells_of_it() {
+    let (mut media, _) = with_log();
+    let layout = layout(&mut media);
+    let seq = newest(&media, &layout).seq;
+    for block in layout.headers(seq) {
+        media.0.insert(block.0, [0x77; 4096]);
+    }
+    let refusal = open(&mut media, Limits::default()).err();
+    assert_eq!(refusal, Some(OpenError::CheckpointDamaged { seq }));
+}
+
+#[test]
+fn one_whole_checkpoint_is_made_of_two_that_are_damaged_in_different_blocks() {
+    let (mut media, volume) = with_log();
+    let layout = layout(&mut media);
+    let seq = newest(&media, &layout).seq;
+    let last = layout.payload_blocks() - 1;
+    assert!(last > 0);
+    media.0.insert(layout.payload(seq, 0)[0].0, [0x77; 4096]);
+    media.0.insert(layout.payload(seq, last)[1].0, [0x77; 4096]);
+    let mut rig = Rig::open(media);
+    assert_eq!(rig.read(volume, 0, 8), Ok(vec![2; 8]));
+}
+
+#[test]
+fn every_other_block_of_both_copies_of_the_log_may_be_damaged() {
+    let (mut media, volume) = with_log();
+    let layout = layout(&mut media);
+    for position in 0..layout.ring_blocks() {
+        media.0.insert(layout.log(position, position % 2).0, [0x77; 4096]);
+    }
+    let mut rig = Rig::open(media);
+    assert_eq!(rig.read(volume, 0, 8), Ok(vec![2; 8]));
+}
+
+#[test]
+fn the_log_of_a_store_that_was_here_before_is_not_taken_for_the_new_ones() {
+    let mut rig = Rig::new();
+    let volume = rig.create("old", 10);
+    rig.write(volume, 0, 1, 1).unwrap();
+    rig.run(Operation::Flush).unwrap();
+    let mut media = rig.media;
+    let again = crate::store::CreateOptions { uuid: uuid::Uuid::from_u128(70), force: true, ..OPTIONS };
+    create(&mut media, &again).unwrap();
+    let rig = Rig::open(media).reopen();
+    assert_eq!(rig.store.volumes().count(), 0);
+    assert_eq!(rig.store.lsn(), crate::store::Lsn(0));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::store::format::{
-    Bytes, COUNTS_PER_PAGE, CheckpointHeader, CountsPage, FANOUT, Layout, LogBlock, LogHeader, MapEntry,
-    MapPage, Record, Records, SuperblockV1, VolumeEntry, crc32c,
+    Bytes, COUNTS_PER_PAGE, CheckpointHeader, CountsPage, DiskSuperblock, FANOUT, Layout, LogBlock,
+    LogHeader, MapEntry, MapPage, Record, Records, VolumeEntry, crc32c,
 };
 use crate::store::{BLOCK_BYTES, Block, Lsn, VolumeBlock, VolumeId};
 
@@ -15,7 +15,7 @@ fn a_layout() -> Layout {
 
 /// Decodes as everything.
 fn decode_all(bytes: &Bytes) {
-    let _ = SuperblockV1::decode(bytes);
+    let _ = DiskSuperblock::decode(bytes);
     let _ = CheckpointHeader::decode(bytes);
     let _ = MapPage::decode(bytes, Block(0), 0, |block| a_layout().is_data(block));
     let _ = CountsPage::decode(bytes, 0);
@@ -55,9 +55,9 @@ proptest! {
 
     #[test]
     fn any_changed_byte_is_noticed(at in 0..BLOCK_BYTES, flip in 1..=255u8, seq in any::<u64>()) {
-        let mut superblock = SuperblockV1::encode(Uuid::from_u128(5), &a_layout());
+        let mut superblock = DiskSuperblock::encode(Uuid::from_u128(5), &a_layout());
         superblock[at] ^= flip;
-        prop_assert!(SuperblockV1::decode(&superblock).is_err());
+        prop_assert!(DiskSuperblock::decode(&superblock).is_err());
         let mut page = MapPage::empty(1).encode(Block(77), seq);
         page[at] ^= flip;
         prop_assert!(MapPage::decode(&page, Block(77), 1, |_| true).is_err());
@@ -73,11 +73,11 @@ proptest! {
             1,
             layout.checkpoint(0).0.min(layout.checkpoint(1).0) + layout.checkpoint_blocks(),
             layout.checkpoint(1).0 + layout.checkpoint_blocks(),
-            layout.log(0).0 + layout.log_blocks(),
+            layout.log(0, 0).0 + layout.log_blocks(),
             layout.counts(layout.counts_pages() - 1, true).0 + 1,
         ];
         let starts = [
-            layout.checkpoint(0).0, layout.checkpoint(1).0, layout.log(0).0, layout.counts(0, false).0,
+            layout.checkpoint(0).0, layout.checkpoint(1).0, layout.log(0, 0).0, layout.counts(0, false).0,
             layout.data_start().0,
         ];
         prop_assert_eq!(ends, starts);
@@ -127,7 +127,7 @@ proptest! {
             prop_assert!(log.fits(record));
             log.push(record);
         }
-        let header = LogHeader { incarnation: 3, position: at, lsn: Lsn(4), committed: 5 };
+        let header = LogHeader { incarnation: 3, position: at, lsn: Lsn(4), committed: 5, checkpoint: 6 };
         let bytes = log.seal(header);
         let (found, decoded) = Records::decode(&bytes).unwrap();
         prop_assert_eq!(found, header);

@@ -5,7 +5,7 @@ use std::iter::once;
 use proptest::prelude::*;
 
 use super::rig::{BLOCKS, Rig};
-use crate::store::format::{COUNTS_PER_PAGE, FormatError, GROWTHS_MAX, Layout, Region, SuperblockV1};
+use crate::store::format::{COUNTS_PER_PAGE, DiskSuperblock, FormatError, GROWTHS_MAX, Layout, Region};
 use crate::store::{Block, Failure, GrowError, Limits, OpenError, VolumeId, check, open};
 
 fn grow(rig: &mut Rig, blocks: u64) -> Result<(), GrowError> {
@@ -80,12 +80,12 @@ fn both_superblocks_of_a_grown_store_carry_its_name_and_either_is_enough() {
     let volume = rig.create("v", 100);
     grow(&mut rig, 2 * BLOCKS).unwrap();
     for place in [0, 2 * BLOCKS - 1] {
-        assert_eq!(SuperblockV1::name(&rig.media.0[&place]), "name");
+        assert_eq!(DiskSuperblock::name(&rig.media.0[&place]), "name");
         let mut media = rig.media.clone();
         media.0.insert(place, [0x77; 4096]);
         let mut rig = Rig::open(media);
         assert_eq!(rig.read(volume, 0, 1), Ok(vec![0]));
-        assert_eq!(SuperblockV1::name(&rig.media.0[&place]), "name", "opening repairs it");
+        assert_eq!(DiskSuperblock::name(&rig.media.0[&place]), "name", "opening repairs it");
     }
 }
 
@@ -115,9 +115,9 @@ fn a_grown_store_is_refused_where_its_feature_is_not_known_and_on_a_device_that_
     let mut newer = media.clone();
     let superblock = newer.0.get_mut(&0).unwrap();
     superblock[16] |= 2;
-    SuperblockV1::rename(superblock, "name").unwrap();
+    DiskSuperblock::rename(superblock, "name").unwrap();
     let refusal = open(&mut newer, Limits::default()).err();
-    let newer = FormatError::Newer { version: 1, incompatible: 2 };
+    let newer = FormatError::Newer { version: 2, incompatible: 2 };
     assert_eq!(refusal, Some(OpenError::Superblock(newer)));
     media.1 = 2 * BLOCKS - 1;
     let refusal = open(&mut media, Limits::default()).err();
@@ -155,8 +155,8 @@ proptest! {
         for more in more {
             layout = layout.grown_to(layout.blocks() + more).unwrap_or(layout);
         }
-        let encoded = SuperblockV1::encode(uuid::Uuid::from_u128(3), &layout);
-        prop_assert_eq!(&SuperblockV1::decode(&encoded).unwrap().1, &layout);
+        let encoded = DiskSuperblock::encode(uuid::Uuid::from_u128(3), &layout);
+        prop_assert_eq!(&DiskSuperblock::decode(&encoded).unwrap().1, &layout);
         let mut regions: Vec<_> = (0..layout.blocks()).map(|block| layout.region(Block(block)).unwrap()).collect();
         let mut take = |block: Block, region: Region| {
             let place = usize::try_from(block.0).unwrap();
@@ -171,7 +171,12 @@ proptest! {
                 layout.payload(seq, index).into_iter().try_for_each(|block| take(block, Region::Checkpoint))?;
             }
         }
-        (0..layout.log_blocks()).try_for_each(|position| take(layout.log(position), Region::Log))?;
+        for position in 0..layout.ring_blocks() {
+            (0..2).try_for_each(|copy| take(layout.log(position, copy), Region::Log))?;
+        }
+        if layout.log_blocks() % 2 == 1 {
+            take(Block(layout.log(0, 0).0 + layout.log_blocks() - 1), Region::Log)?;
+        }
         let mut data = 0;
         for page in 0..layout.counts_pages() {
             [false, true].into_iter().try_for_each(|side| take(layout.counts(page, side), Region::Counts))?;

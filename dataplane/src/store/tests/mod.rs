@@ -7,3 +7,4 @@ mod features;
 mod grow;
 mod models;
 mod rig;
+mod upgrade;

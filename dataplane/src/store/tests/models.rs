@@ -9,7 +9,8 @@ use crate::store::cache::Target;
 use crate::store::checkpoint;
 use crate::store::commit::{Log, Next};
 use crate::store::format::{
-    Bytes, COUNTS_PER_PAGE, CountsPage, FANOUT, Layout, MapEntry, MapPage, Record, Records, VolumeEntry,
+    Bytes, COUNTS_PER_PAGE, CheckpointHeader, CountsPage, FANOUT, Layout, MapEntry, MapPage, Record, Records,
+    VolumeEntry,
 };
 use crate::store::space::Space;
 use crate::store::state::{State, Volume};
@@ -20,7 +21,7 @@ use crate::store::{Block, Lsn, VolumeBlock, VolumeId};
 const CAPACITY: usize = 2;
 
 fn layout() -> Layout {
-    Layout::new(7_000, 8, 16).unwrap()
+    Layout::new(7_000, 8, 32).unwrap()
 }
 
 // The allocator
@@ -399,7 +400,15 @@ fn writes() -> impl Strategy<Value = Write> {
     ]
 }
 
-const RING: u64 = 1 << 20;
+const LOG_BLOCKS: u64 = 1 << 21;
+
+/// A copy of a block of the log under way, and its position.
+type UnderWay = (u64, Box<Bytes>);
+
+fn header(log_position: u64, lsn: Lsn) -> CheckpointHeader {
+    let store = Uuid::nil();
+    CheckpointHeader { store, seq: 0, lsn, log_position, incarnation: 0, payload_crc: 0 }
+}
 
 struct Rig {
     log: Log,
@@ -407,7 +416,8 @@ struct Rig {
     /// Where the log begins, and the last record before it.
     start: (u64, Lsn),
     /// Blocks of the commit under way, and blocks that were written.
-    under_way: Vec<(u64, Box<Bytes>)>,
+    under_way: Vec<UnderWay>,
+    /// What either copy holds.
     media: BTreeMap<u64, Box<Bytes>>,
     /// How many blocks each record maps, from the first on.
     records: Vec<usize>,
@@ -415,7 +425,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let log = Log::new(1, 0, 0, RING, Lsn(0));
+        let layout = Layout::new(2 * LOG_BLOCKS, 1, LOG_BLOCKS).unwrap();
+        let log = Log::new(&header(0, Lsn(0)), 0, Lsn(0), &layout);
         let media = BTreeMap::new();
         Self { log, lsn: Lsn(0), start: (0, Lsn(0)), under_way: Vec::new(), media, records: Vec::new() }
     }
@@ -438,13 +449,17 @@ impl Rig {
                 // The flush, or one of the blocks, in any order: here the last.
                 self.media.extend(self.under_way.pop());
                 if let Next::Write(count) = self.log.advance() {
-                    self.under_way = (0..count).map(|_| self.log.next_sealed().unwrap()).collect();
+                    for _ in 0..count {
+                        let (position, bytes) = self.log.next_sealed().unwrap();
+                        let copy = self.log.copy(&bytes);
+                        self.under_way.extend([(position, bytes), (position, copy)]);
+                    }
                 }
             }
             Write::Checkpoint => {
                 let position = self.log.begin_checkpoint();
                 self.start = (position, self.lsn);
-                self.log.end_checkpoint(self.lsn, position);
+                self.log.end_checkpoint(&header(position, self.lsn));
             }
         }
     }

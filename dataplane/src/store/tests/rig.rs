@@ -4,15 +4,20 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use crate::store::format::{Bytes, crc32c};
+use crate::store::format::{Bytes, VERSION, crc32c};
 use crate::store::{
     BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, Limits, Media, MediaError,
     Operation, RequestOp, Store, VolumeBlock, VolumeId, VolumeKind, create, open,
 };
 
 pub(super) const BLOCKS: u64 = 3_000;
-pub(super) const OPTIONS: CreateOptions =
-    CreateOptions { uuid: Uuid::from_u128(7), volumes: 40, log_blocks: Some(32), force: false };
+pub(super) const OPTIONS: CreateOptions = CreateOptions {
+    uuid: Uuid::from_u128(7),
+    volumes: 40,
+    log_blocks: Some(64),
+    force: false,
+    version: VERSION,
+};
 
 /// Blocks in memory, and how many there are.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use params::{
     Clone, Configure, CreateStore, CreateVolume, GetChanges, GetVolumes, Inflate, OpenStore, RenameStore,
-    RenameVolume, Resize, Rollback, Snapshot, WhichStore, WhichVolume,
+    RenameVolume, Resize, Rollback, Snapshot, UpgradeStore, WhichStore, WhichVolume,
 };
 
 pub(super) use stores::{close_on, examine};
@@ -28,10 +28,11 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_lvol_create_lvstore" (CreateStore) -> "the UUID", stores::create_store, "Makes a store on a device, which must be empty or `force`d, and opens it."),
     method!(change "bdev_lvol_open_lvstore" (OpenStore) -> "the UUID", stores::open_store, "Opens the store on a device, or makes sure that it is open. Stores open by themselves when their device is created: this is for those that did not. Not in SPDK."),
     method!(change "bdev_lvol_close_lvstore" (WhichStore) -> "`true`", stores::close_store, "Closes a store with everything on the media; namespaces on its volumes are removed first. Not in SPDK."),
+    method!(change "bdev_lvol_upgrade_lvstore" (UpgradeStore) -> "the UUID", stores::upgrade_store, "Makes a store that is closed one of the current version of the format, and opens it. Everything in it stays; versions of Pollux before this refuse it from then on. Power may fail meanwhile. Not in SPDK."),
     method!(change "bdev_lvol_delete_lvstore" (WhichStore) -> "`true`", stores::delete_store, "Destroys a store with all its volumes; namespaces on them are removed first."),
     method!(change "bdev_lvol_rename_lvstore" (RenameStore) -> "`true`", stores::rename_store, "Gives a store another name."),
     method!(change "bdev_lvol_grow_lvstore" (WhichStore) -> "`true`", stores::grow_store, "Gives a store the rest of its device, after looking again how large that is; without more there is nothing to do. Hosts go on meanwhile."),
-    method!(read "bdev_lvol_get_lvstores" (WhichStore) -> "a list of stores; clusters are blocks of 4 KiB, `freeing_clusters` are free soon, `promised_clusters` of the free ones belong to volumes that are not thin, `stopped` stores only read, `lost_pages` of maps and `damaged_counts` of 8 MiB each are damage that was met", stores::get_stores, "Lists the stores."),
+    method!(read "bdev_lvol_get_lvstores" (WhichStore) -> "a list of stores; clusters are blocks of 4 KiB, `freeing_clusters` are free soon, `promised_clusters` of the free ones belong to volumes that are not thin, `stopped` stores only read, `format_version` is that of what lies on the device, `lost_pages` of maps and `damaged_counts` of 8 MiB each are damage that was met", stores::get_stores, "Lists the stores."),
     method!(change "bdev_lvol_create" (CreateVolume) -> "the name of the device, which is the volume's UUID", volumes::create_volume, "Makes a volume. It reads as zeroes."),
     method!(change "bdev_lvol_snapshot" (Snapshot) -> "the name of the device, which is the snapshot's UUID", volumes::snapshot, "Makes a snapshot of a volume, at once, while hosts write to it."),
     method!(change "bdev_lvol_clone" (Clone) -> "the name of the device, which is the clone's UUID", volumes::clone, "Makes a writable volume that begins as a snapshot, or as a volume is now."),

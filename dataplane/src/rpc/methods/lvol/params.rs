@@ -72,6 +72,14 @@ described! {
 }
 
 described! {
+    /// A device with a store that is not open.
+    pub(super) struct UpgradeStore {
+        /// The device it is on.
+        bdev_name: String,
+    }
+}
+
+described! {
     /// Which store: one of the two.
     pub(super) struct WhichStore {
         /// Its UUID.

@@ -20,6 +20,7 @@ pub(super) fn store(summary: &StoreSummary) -> Value {
         "damaged_counts": counters.damaged_counts,
         "lost_pages": counters.lost_pages,
         "stopped": summary.stopped,
+        "format_version": summary.version,
         "write_through": summary.write_through,
     })
 }

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::params::{CreateStore, OpenStore, RenameStore, StoreClear, WhichStore};
+use super::params::{CreateStore, OpenStore, RenameStore, StoreClear, UpgradeStore, WhichStore};
 use super::{errno, refused, render, which};
 use crate::device::DeviceError;
 use crate::lvol::{self, StoreError};
@@ -72,6 +72,14 @@ pub(super) fn open_store(control: &Control, params: OpenStore) -> RpcResult {
             Ok(Value::String(store.uuid().to_string()))
         }
     }
+}
+
+pub(super) fn upgrade_store(control: &Control, params: UpgradeStore) -> RpcResult {
+    let device = &params.bdev_name;
+    refuse_served(control, device)?;
+    let store = control.stores.upgrade(device).map_err(|error| refused(&error))?;
+    registered(control, &store);
+    Ok(Value::String(store.uuid().to_string()))
 }
 
 /// Tells of the volumes of a store that was opened.
