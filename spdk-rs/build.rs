@@ -29,8 +29,9 @@ mod with_spdk {
         spdk_log_set_(print_)?level|\
         spdk_mem_(un)?register|spdk_pci_device_is_removed|spdk_nvme_(probe|detach)|\
         spdk_nvme_ctrlr_(get_data|get_ns|get_max_xfer_size|get_first_active_ns|get_next_active_ns|is_active_ns|\
-        alloc_io_qpair|free_io_qpair|connect_io_qpair|get_default_io_qpair_opts|get_pci_device|fail|is_failed|reset|\
-        process_admin_completions|cmd_admin_raw|cmd_io_raw|register_aer_callback)|\
+        alloc_io_qpair|free_io_qpair|connect_io_qpair|reconnect_io_qpair|get_default_io_qpair_opts|get_pci_device|fail|is_failed|reset|\
+        process_admin_completions|cmd_admin_raw|cmd_io_raw|cmd_abort|register_aer_callback|\
+        register_timeout_callback)|\
         spdk_nvme_ns_(get_data|get_id|get_sector_size|get_extended_sector_size|get_num_sectors|is_active|get_uuid|\
         cmd_read|cmd_readv|cmd_write|cmd_writev|cmd_compare|cmd_comparev|cmd_flush|cmd_dataset_management|cmd_write_zeroes)|\
         spdk_nvme_qpair_(process_completions|get_fd)|\
@@ -40,12 +41,16 @@ mod with_spdk {
         "spdk_nvme_(cmd|cpl|ctrlr_opts|io_qpair_opts|transport_id|dsm_range)|spdk_env_opts|spdk_uuid";
 
     /// What differs: the `cfg`, and how its presence shows in the bindings.
-    const PROBES: [(&str, Probe); 5] = [
+    const PROBES: [(&str, Probe); 6] = [
         ("spdk_env_no_huge", Probe::Field("spdk_env_opts", "no_huge")),
         ("spdk_env_opts_size", Probe::Field("spdk_env_opts", "opts_size")),
         ("spdk_disable_error_logging", Probe::Field("spdk_nvme_ctrlr_opts", "disable_error_logging")),
         ("spdk_qpair_fd", Probe::Function("spdk_nvme_qpair_get_fd")),
         ("spdk_poll_group_table", Probe::Argument("spdk_nvme_poll_group_create", "table")),
+        (
+            "spdk_admin_timeout",
+            Probe::Argument("spdk_nvme_ctrlr_register_timeout_callback", "timeout_admin_us"),
+        ),
     ];
 
     enum Probe {

@@ -109,7 +109,12 @@ impl CommandStatus {
 
     /// Whether the queue, not the command, is why it did not run: it may be given to another queue.
     pub const fn is_queue_gone(self) -> bool {
-        matches!(self.code(), (0, 0x08 | 0x07))
+        matches!(self.code(), (0, 0x08))
+    }
+
+    /// Whether it was aborted: by the device on request, or by SPDK because the controller is gone or was reset.
+    pub const fn is_aborted(self) -> bool {
+        matches!(self.code(), (0, 0x07))
     }
 }
 
@@ -144,7 +149,8 @@ mod tests {
         assert!(!status.is_success());
         assert!(CommandStatus::from_field(0x2000).is_success(), "more information is no failure");
         assert!(CommandStatus::ABORTED_QUEUE_DELETED.is_queue_gone());
-        assert!(!status.is_queue_gone());
+        assert!(!status.is_queue_gone() && !status.is_aborted());
+        assert!(CommandStatus::from_field(0x4007).is_aborted());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! An attached controller.
 //!
 //! Invariant: every call of SPDK that concerns the controller as a whole runs under [`Inner::serial`]; queue pairs use
-//! theirs without it, and are counted, so that a reset finds none.
+//! theirs without it, and are counted while they are in use, so that a reset finds none that is.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{ControllerError, QueueError};
+use crate::late::Late;
 use crate::slots::read_completion;
 use crate::{Environment, TransportId, driver, sys};
 
@@ -61,11 +62,12 @@ pub(crate) struct Inner {
     id: TransportId,
     /// Serialises calls on the controller.
     serial: Mutex<()>,
-    /// Queue pairs that are open. Changed under `serial`.
+    /// Queue pairs that are open and not parked. Changed under `serial`.
     open_queue_pairs: AtomicUsize,
     removed: Arc<AtomicBool>,
     /// Events that were not handed over yet.
     events: Mutex<VecDeque<AsyncEvent>>,
+    pub(crate) late: Late,
     pub(crate) environment: Environment,
 }
 
@@ -80,6 +82,10 @@ const EVENTS_MAX: usize = 64;
 impl Inner {
     pub(crate) fn serialise(&self) -> MutexGuard<'_, ()> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn try_serialise(&self) -> std::sync::TryLockResult<MutexGuard<'_, ()>> {
+        self.serial.try_lock()
     }
 
     fn is_removed(&self) -> bool {
@@ -130,6 +136,7 @@ impl Controller {
             open_queue_pairs: AtomicUsize::new(0),
             removed,
             events: Mutex::default(),
+            late: Late::default(),
             environment: environment.clone(),
         });
         let argument = Arc::as_ptr(&inner).cast_mut().cast::<c_void>();
@@ -192,7 +199,7 @@ impl Controller {
         self.is_removed() || unsafe { sys::spdk_nvme_ctrlr_is_failed(self.0.raw.as_ptr()) }
     }
 
-    /// Queue pairs that are open.
+    /// Queue pairs that are open and not parked.
     pub fn open_queue_pairs(&self) -> usize {
         self.0.open_queue_pairs.load(Relaxed)
     }
@@ -229,14 +236,15 @@ impl Controller {
         !device.is_null() && unsafe { sys::spdk_pci_device_is_removed(device) }
     }
 
-    /// Resets the controller, which takes up to seconds. All its queue pairs must be closed.
+    /// Resets the controller, which takes up to seconds. All its queue pairs must be parked or closed. When it fails, those that
+    /// are parked can only be closed.
     pub fn reset(&self) -> Result<(), ControllerError> {
         let _serial = self.0.serialise();
         match self.open_queue_pairs() {
             0 => {}
             open => return Err(ControllerError::QueuePairsOpen(open)),
         }
-        // SAFETY: the controller is attached; no queue pair is open, and none is opened while `serial` is held.
+        // SAFETY: the controller is attached; no thread uses a queue pair of it, nor does while `serial` is held.
         let result = unsafe { sys::spdk_nvme_ctrlr_reset(self.0.raw.as_ptr()) };
         if result == 0 { Ok(()) } else { Err(ControllerError::Failed) }
     }

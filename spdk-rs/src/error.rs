@@ -46,8 +46,8 @@ pub enum AttachError {
 /// A controller refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// Queue pairs are open; a reset would pull them from under their threads.
-    #[error("{0} queue pairs are open")]
+    /// Queue pairs are in use; a reset would pull them from under their threads.
+    #[error("{0} queue pairs are in use")]
     QueuePairsOpen(usize),
     /// It failed, or was removed.
     #[error("the controller failed or was removed")]
@@ -66,7 +66,7 @@ pub enum QueueError {
     /// SPDK refused to connect it or to add it to its poll group.
     #[error("the queue pair does not connect (error {0})")]
     Connect(i32),
-    /// The controller failed, was removed or is being reset: close the queue pair.
+    /// The controller failed, was removed or is being reset: park or close the queue pair.
     #[error("the queue pair is down")]
     Down,
 }

@@ -29,6 +29,8 @@ mod env;
 #[cfg(feature = "spdk")]
 mod error;
 #[cfg(feature = "spdk")]
+mod late;
+#[cfg(feature = "spdk")]
 mod poll_group;
 #[cfg(feature = "spdk")]
 mod pool;
@@ -50,6 +52,7 @@ pub use self::{
     dma::{DmaBuffer, DmaMemory},
     env::{EnvOptions, Environment, Memory},
     error::{AttachError, ControllerError, EnvError, QueueError, RejectReason, Rejected},
+    late::LateCommand,
     poll_group::PollGroup,
     pool::{PoolBuffer, RegisteredPool},
     qpair::{QueueOptions, QueuePair},

@@ -8,6 +8,7 @@ use crate::admin::raw as raw_command;
 use crate::command::{Command, Completion, Operation};
 use crate::dma::DmaMemory;
 use crate::error::{QueueError, RejectReason, Rejected};
+use crate::late::LateCommand;
 use crate::slots::{Slot, Slots, completed, next_segment, reset_segments};
 use crate::{Controller, PollGroup, sys};
 
@@ -38,6 +39,8 @@ pub struct QueuePair<B: DmaMemory> {
     slots: Slots<B>,
     controller: Controller,
     group: Option<PollGroup>,
+    /// Left alone, so that the controller can be reset.
+    parked: bool,
     /// `!Send` and `!Sync`: SPDK's queue pairs belong to one thread.
     _one_thread: PhantomData<*mut ()>,
 }
@@ -91,6 +94,7 @@ impl Controller {
             slots: Slots::new(depth),
             controller: self.clone(),
             group: options.group.clone(),
+            parked: false,
             _one_thread: PhantomData,
         })
     }
@@ -136,6 +140,60 @@ impl<B: DmaMemory> QueuePair<B> {
         None
     }
 
+    /// Leaves the queue pair alone, so that the controller can be reset without waiting for the device to let go of what is in
+    /// flight: that is what a reset makes it do. Until [`Self::resume`] it takes and completes nothing.
+    pub fn park(&mut self) {
+        if !self.parked {
+            let controller = self.controller.clone();
+            let _serial = controller.0.serialise();
+            controller.0.queue_pair_closed();
+            self.parked = true;
+        }
+    }
+
+    /// Whether it is parked.
+    #[inline]
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Goes on after a reset that went well. What was in flight when it was parked comes back: `true` beside a completion says
+    /// that the reset ended it, `false` that the device had. On an error the queue pair stays parked.
+    pub fn resume(&mut self) -> Result<Vec<(Completion<B>, bool)>, QueueError> {
+        let mut back: Vec<_> = std::iter::from_fn(|| self.slots.pop()).map(|done| (done, false)).collect();
+        if self.parked {
+            self.reconnect()?;
+        }
+        // SPDK ends what was in flight before the reset with the first poll after it.
+        self.process_completions(0)?;
+        back.extend(std::iter::from_fn(|| self.slots.pop()).map(|done| (done, true)));
+        Ok(back)
+    }
+
+    fn reconnect(&mut self) -> Result<(), QueueError> {
+        let controller = self.controller.clone();
+        let _serial = controller.0.serialise();
+        // SAFETY: the queue pair is open, and this is its thread; `serial` keeps resets out.
+        match unsafe { sys::spdk_nvme_ctrlr_reconnect_io_qpair(self.raw.as_ptr()) } {
+            0 => {}
+            result => return Err(QueueError::Connect(result)),
+        }
+        controller.0.queue_pair_opened();
+        self.parked = false;
+        Ok(())
+    }
+
+    /// Commands that turned out to be late in the last [`Self::process_completions`], each once.
+    #[inline]
+    pub fn take_late(&mut self) -> Vec<LateCommand> {
+        self.controller.0.late.take(self.raw)
+    }
+
+    /// Asks the controller to abort a late command. `false`: it cannot be asked, because somebody else waits for it.
+    pub fn abort(&mut self, command: LateCommand) -> bool {
+        !self.parked && self.controller.abort(self.raw, command)
+    }
+
     /// Starts a command. Its buffer comes back with its completion, or with the refusal.
     pub fn submit(&mut self, operation: Operation, tag: u64, buffer: Option<B>) -> Result<(), Rejected<B>> {
         let blocks = match self.check(&operation, buffer.as_ref()) {
@@ -166,6 +224,9 @@ impl<B: DmaMemory> QueuePair<B> {
         buffer: Option<B>,
         make: impl FnOnce(&Call<'_, B>) -> i32,
     ) -> Result<(), Rejected<B>> {
+        if self.parked {
+            return Err(Rejected { reason: RejectReason::Down, buffer });
+        }
         let (raw, namespace, controller) = (self.raw, self.namespace, self.controller.0.raw);
         let slot = match self.slots.begin(tag, buffer) {
             Ok(slot) => slot,
@@ -219,6 +280,9 @@ impl<B: DmaMemory> QueuePair<B> {
     /// Looks for up to `max` completions, 0 for as many as there are, and passes on what was submitted in batches.
     /// What finished is taken by [`Self::pop`], also when the queue pair is down.
     pub fn process_completions(&mut self, max: u32) -> Result<u32, QueueError> {
+        if self.parked {
+            return Err(QueueError::Down);
+        }
         // SAFETY: the queue pair is open, and this is its thread.
         let result = unsafe { sys::spdk_nvme_qpair_process_completions(self.raw.as_ptr(), max) };
         u32::try_from(result).map_err(|_| QueueError::Down)
@@ -251,7 +315,11 @@ impl<B: DmaMemory> QueuePair<B> {
         let _serial = controller.0.serialise();
         // SAFETY: open until here, on this thread, outside of its completions; not used after.
         let result = unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
-        controller.0.queue_pair_closed();
+        if !std::mem::replace(&mut self.parked, true) {
+            controller.0.queue_pair_closed();
+        }
+        // The next queue pair at this address has nothing to do with it.
+        drop(controller.0.late.take(raw));
         result == 0 && !self.slots.any_submitted()
     }
 }

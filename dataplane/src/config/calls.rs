@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::schema::nearest;
 use super::types::{
-    Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, PathState, Rdma, Referral,
-    Replica, Store, Subsystem, Tcp, Transport, Volume,
+    Config, Controller, Device, DeviceKind, Listener, LocalController, Namespace, NvmeControllers, PathState,
+    Rdma, Referral, Replica, Store, Subsystem, Tcp, Transport, Volume,
 };
 
 /// NQN under which every discovery service answers.
@@ -48,6 +48,7 @@ impl Config {
         let mut calls = self.devices.iter().map(device).collect::<Result<Vec<_>, _>>()?;
         calls.extend(self.tcp_transport());
         calls.extend(self.rdma_transport());
+        calls.extend(self.nvme_controllers.as_ref().map(controller_options));
         calls.extend(self.nvme.iter().map(attach_local));
         calls.extend(self.controllers.iter().map(attach));
         calls.extend(self.stores.iter().map(open_store));
@@ -210,6 +211,10 @@ fn device(device: &Device) -> Result<Call, Contradiction> {
         }
     };
     Ok(Call { method, params: Value::Object(params), what })
+}
+
+fn controller_options(options: &NvmeControllers) -> Call {
+    Call { method: "bdev_nvme_set_options", params: json!(options), what: "nvme_controllers".to_owned() }
 }
 
 fn attach_local(controller: &LocalController) -> Call {
@@ -555,6 +560,17 @@ mod tests {
         assert_eq!(calls[0].params, json!({"name": "disk", "trtype": "PCIe", "traddr": "0000:01:00.0"}));
         let twice = format!("{text}\n[[nvme]]\nname = \"disk\"\naddress = \"0000:02:00.0\"\n");
         assert!(config(&twice).calls().is_err());
+    }
+
+    #[test]
+    fn options_of_controllers_are_set_before_any_is_attached() {
+        let text = "[nvme_controllers]\ntimeout_us = 2000000\naction_on_timeout = \"reset\"\n\
+                    [[nvme]]\nname = \"disk\"\naddress = \"0000:01:00.0\"\n";
+        let calls = config(text).calls().expect("consistent");
+        let methods: Vec<_> = calls.iter().map(|call| call.method).collect();
+        assert_eq!(methods, ["bdev_nvme_set_options", "bdev_nvme_attach_controller"]);
+        assert_eq!(calls[0].params["action_on_timeout"], "reset");
+        crate::rpc::check_call(calls[0].method, calls[0].params.clone()).expect("parameters fit");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::schema::{Field, Kind, Schema, Table};
-use super::types::{Buffers, Config, Discovery, Log, Metrics, Rdma, Reactors, Rpc, Tcp};
+use super::types::{Buffers, Config, Discovery, Log, Metrics, NvmeControllers, Rdma, Reactors, Rpc, Tcp};
 
 /// What stands before the generated part.
 const HEAD: &str = include_str!("reference.md");
@@ -67,6 +67,7 @@ fn defaults(path: &str) -> serde_json::Map<String, serde_json::Value> {
         "log" => members(&Log::default()),
         "tcp" => members(&Tcp::default()),
         "rdma" => members(&Rdma::default()),
+        "nvme_controllers" => members(&NvmeControllers::default()),
         "discovery" => members(&Discovery::default()),
         _ => serde_json::Map::new(),
     }

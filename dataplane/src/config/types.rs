@@ -10,6 +10,7 @@ use super::schema::{Described, Kind};
 use super::size::ByteSize;
 use crate::described;
 use crate::described_words;
+use crate::device::TimeoutAction;
 use crate::logs::{LogFormat, LogLevel};
 
 impl Described for SocketAddr {
@@ -258,6 +259,22 @@ described! {
 }
 
 described! {
+    /// How controllers are treated, of this machine and of other targets: `bdev_nvme_set_options` with these parameters.
+    pub struct NvmeControllers {
+        /// Microseconds that an I/O command may take. Default 0: no limit for controllers of this machine, 8 s for others.
+        timeout_us: u64 = 0,
+        /// Microseconds that an admin command of a controller of this machine may take. Default 0: as long as an I/O command.
+        timeout_admin_us: u64 = 0,
+        /// What becomes of a late command of a controller of this machine.
+        action_on_timeout: TimeoutAction = TimeoutAction::None,
+        /// Keep-alive time-out asked of other targets, in milliseconds.
+        keep_alive_timeout_ms: u32 = 5000,
+        /// How often RDMA sends again what is not acknowledged, 0 to 7.
+        transport_retry_count: u8 = 7,
+    }
+}
+
+described! {
     /// A controller of this machine, through SPDK. Its namespaces are the devices `NAMEn1`, `NAMEn2`, ….
     pub struct LocalController {
         /// Its name here.
@@ -372,6 +389,8 @@ described! {
         devices: Vec<Device> = Vec::new(),
         /// SPDK as a whole.
         spdk: Spdk = Spdk::default(),
+        /// How controllers are treated.
+        nvme_controllers: Option<NvmeControllers> = None,
         /// Controllers of this machine.
         nvme: Vec<LocalController> = Vec::new(),
         /// Controllers whose namespaces are devices here.

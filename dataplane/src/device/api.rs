@@ -92,8 +92,8 @@ pub struct DeviceInfo {
     pub write_cache: bool,
     /// What the device can do.
     pub operations: Operations,
-    /// Writes of up to this many blocks, at any block, are never seen half done (NVM command set, NAWUN). At least 1.
-    pub atomic_blocks: u32,
+    /// Which writes are never seen half done.
+    pub atomic: Atomicity,
     /// Blocks that a write should be a multiple of, and aligned to, to be fast (NPWG and NPWA). At least 1.
     pub preferred_blocks: u32,
 }
@@ -102,6 +102,38 @@ impl DeviceInfo {
     /// Capacity in bytes.
     pub fn bytes(&self) -> u64 {
         self.blocks << self.block_size.shift()
+    }
+}
+
+/// Which writes are never seen half done (NVM command set 1.1 §2.1.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Atomicity {
+    /// Writes of up to this many blocks, while there is power (NAWUN). At least 1.
+    pub blocks: u32,
+    /// Writes of up to this many blocks, also when power fails (NAWUPF). At least 1, at most `blocks`.
+    pub power_fail_blocks: u32,
+    /// A write across a multiple of this many blocks, counted from `boundary_offset`, may be seen half done all the same; 0
+    /// for none (NABSN). If not, at least `blocks`.
+    pub boundary_blocks: u32,
+    /// The same when power fails (NABSPF).
+    pub boundary_power_fail_blocks: u32,
+    /// The block of the first boundary (NABO).
+    pub boundary_offset: u32,
+}
+
+impl Atomicity {
+    /// One block, always.
+    pub const BLOCK: Self = Self::of(1);
+
+    /// So many blocks while there is power, one block always, wherever they lie.
+    pub const fn of(blocks: u32) -> Self {
+        Self {
+            blocks,
+            power_fail_blocks: 1,
+            boundary_blocks: 0,
+            boundary_power_fail_blocks: 0,
+            boundary_offset: 0,
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use super::api::Geometry;
 use super::counters::{CounterBook, Meter};
 use super::null::{check_size, finish_inline};
 use super::{
-    BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Lba, Op, OpKind, Operations, Queue,
-    QueueContext, Submission,
+    Atomicity, BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Lba, Op, OpKind,
+    Operations, Queue, QueueContext, Submission,
 };
 
 const REGION_SHIFT: u32 = REGION_SIZE.trailing_zeros();
@@ -35,7 +35,7 @@ const BYTES_MAX: u64 = 64 << 40;
 /// written counts as a chunk.
 const STEP_CHUNKS: usize = 1024;
 /// Writes are atomic at any size; this is the largest that Identify can express (NAWUN is 16 bits, zero-based).
-pub(super) const ATOMIC_BLOCKS: u32 = 1 << 16;
+pub(super) const ATOMIC: Atomicity = Atomicity::of(1 << 16);
 /// I/O up to this size comes in large numbers and at random: worth fetching ahead of the copy, or to put off. When it is longer
 /// the processor fetches ahead by itself.
 const SMALL_BYTES_MAX: usize = 8 << 10;
@@ -88,7 +88,7 @@ impl Device for MemoryDevice {
             blocks: self.shared.geometry.blocks,
             write_cache: false,
             operations: Operations::all() - Operations::FLUSH,
-            atomic_blocks: ATOMIC_BLOCKS,
+            atomic: ATOMIC,
             preferred_blocks: 1,
         }
     }

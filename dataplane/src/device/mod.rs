@@ -13,6 +13,7 @@ pub mod fault;
 mod limits;
 pub mod memory;
 pub mod null;
+mod nvme_options;
 pub mod nvmf;
 mod registry;
 mod shape;
@@ -25,11 +26,12 @@ mod tests;
 
 pub(crate) use api::Geometry;
 pub use api::{
-    BlockSize, DONE_MAX, Device, DeviceInfo, Done, Io, IoDone, Lba, Op, OpKind, Operations, Queue,
+    Atomicity, BlockSize, DONE_MAX, Device, DeviceInfo, Done, Io, IoDone, Lba, Op, OpKind, Operations, Queue,
     QueueContext, Submission,
 };
 pub(crate) use counters::{CounterBook, Meter};
 pub use counters::{DeviceCounters, OpCounters};
 pub use error::DeviceError;
 pub use limits::{Limits, Rates};
+pub use nvme_options::{ControllerCounts, NvmeOptions, TimeoutAction};
 pub use registry::{Claim, ClaimKind, DeviceRegistry, DeviceSpec, Listed};

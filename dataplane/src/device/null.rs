@@ -59,7 +59,7 @@ impl Device for NullDevice {
             blocks: self.shared.blocks.load(Ordering::Relaxed),
             write_cache: false,
             operations: Operations::all() - Operations::FLUSH,
-            atomic_blocks: super::memory::ATOMIC_BLOCKS,
+            atomic: super::memory::ATOMIC,
             preferred_blocks: 1,
         }
     }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::port::{AnyPort, Port, get};
 use crate::device::{
-    BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Geometry, Io, IoDone, Op,
-    OpKind, Operations, Queue, QueueContext, Submission,
+    Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Geometry, Io,
+    IoDone, Op, OpKind, Operations, Queue, QueueContext, Submission,
 };
 use crate::store::{COMMAND_BLOCKS_MAX, VolumeId, VolumeInfo, VolumeKind};
 
@@ -103,7 +103,7 @@ impl Device for VolumeDevice {
             write_cache: !self.shared.store.write_through.load(Relaxed),
             operations: Operations::all(),
             // All blocks of one command enter the map together.
-            atomic_blocks: COMMAND_BLOCKS_MAX,
+            atomic: Atomicity::of(COMMAND_BLOCKS_MAX),
             preferred_blocks: 1,
         }
     }

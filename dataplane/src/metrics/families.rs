@@ -5,7 +5,7 @@ use reactors::ReactorSnapshot;
 use transport::rdma::target::RdmaReactorTraffic;
 use transport::tcp::target::ReactorTraffic;
 
-use crate::device::{DeviceCounters, OpCounters, OpKind};
+use crate::device::{ControllerCounts, DeviceCounters, OpCounters, OpKind};
 use crate::lvol::StoreSpace;
 use crate::target::{LatencyHistogram, NamespaceStats, TargetStats};
 
@@ -26,8 +26,19 @@ pub struct Snapshot {
     pub stores: Vec<(String, StoreSpace)>,
     /// Each subsystem's NQN and the number of its controllers.
     pub controllers: Vec<(String, u64)>,
-    /// Each local NVMe controller's name, and its SMART log, if it was read.
-    pub health: Vec<(String, Option<SmartLog>)>,
+    /// Each NVMe controller of this machine.
+    pub local_controllers: Vec<LocalController>,
+}
+
+/// An NVMe controller of this machine.
+#[derive(Debug)]
+pub struct LocalController {
+    /// Its name.
+    pub name: String,
+    /// Its SMART log, if it was read.
+    pub health: Option<SmartLog>,
+    /// What it went through.
+    pub counts: ControllerCounts,
 }
 
 /// How a metric behaves.
@@ -173,6 +184,10 @@ pub(super) const FAMILIES: &[Family] = &[
     family!("pollux_nvme_life_used_percent", Gauge, Count, LOCAL, "Life used, may exceed 100", |s, out| health(s, out, |log| log.percentage_used.into())),
     family!("pollux_nvme_media_errors", Counter, Count, LOCAL, "Unrecovered data integrity errors in the life of the device", |s, out| health(s, out, |log| saturated(log.media_errors))),
     family!("pollux_nvme_unsafe_shutdowns", Counter, Count, LOCAL, "Unexpected power losses in the life of the device", |s, out| health(s, out, |log| saturated(log.unsafe_shutdowns))),
+    family!("pollux_nvme_events", Counter, Count, LOCAL, "Asynchronous events of a local NVMe controller", |s, out| went_through(s, out, |counts| counts.events)),
+    family!("pollux_nvme_late_commands", Counter, Count, LOCAL, "Commands that a local NVMe controller did not answer in time", |s, out| went_through(s, out, |counts| counts.late_commands)),
+    family!("pollux_nvme_aborts", Counter, Count, LOCAL, "Late commands that a local NVMe controller was asked to abort", |s, out| went_through(s, out, |counts| counts.aborts)),
+    family!("pollux_nvme_resets", Counter, Count, LOCAL, "Resets that a local NVMe controller came up from", |s, out| went_through(s, out, |counts| counts.resets)),
 ];
 
 type Out = Vec<(Labels, Reading)>;
@@ -252,15 +267,21 @@ fn io_commands(snapshot: &Snapshot, out: &mut Out) {
 }
 
 fn healthy(snapshot: &Snapshot, out: &mut Out) {
-    for (name, log) in &snapshot.health {
-        let well = log.as_ref().is_some_and(|log| log.critical_warning == 0);
+    for LocalController { name, health, .. } in &snapshot.local_controllers {
+        let well = health.as_ref().is_some_and(|log| log.critical_warning == 0);
         out.push((vec![name.clone()], Reading::Number(well.into())));
     }
 }
 
 fn health(snapshot: &Snapshot, out: &mut Out, field: fn(&SmartLog) -> u64) {
-    for (name, log) in &snapshot.health {
-        out.extend(log.as_ref().map(|log| (vec![name.clone()], Reading::Number(field(log)))));
+    for LocalController { name, health, .. } in &snapshot.local_controllers {
+        out.extend(health.as_ref().map(|log| (vec![name.clone()], Reading::Number(field(log)))));
+    }
+}
+
+fn went_through(snapshot: &Snapshot, out: &mut Out, field: fn(&ControllerCounts) -> u64) {
+    for LocalController { name, counts, .. } in &snapshot.local_controllers {
+        out.push((vec![name.clone()], Reading::Number(field(counts))));
     }
 }
 
@@ -375,10 +396,15 @@ mod tests {
         SmartLog::read_from_bytes(&bytes).expect("as long")
     }
 
+    fn local(name: &str, health: Option<SmartLog>) -> LocalController {
+        let counts = ControllerCounts { late_commands: 3, ..ControllerCounts::default() };
+        LocalController { name: name.to_owned(), health, counts }
+    }
+
     #[test]
     fn a_controller_that_does_not_answer_or_warns_is_not_healthy() {
-        let health = vec![("mute".to_owned(), None), ("worn".to_owned(), Some(warning_log()))];
-        let snapshot = Snapshot { health, ..Snapshot::default() };
+        let local_controllers = vec![local("mute", None), local("worn", Some(warning_log()))];
+        let snapshot = Snapshot { local_controllers, ..Snapshot::default() };
         let readings = |name: &str| {
             let family = FAMILIES.iter().find(|family| family.name == name).expect("a metric");
             let mut out = Vec::new();
@@ -388,6 +414,7 @@ mod tests {
         let number = |name: &str, value| (name.to_owned(), Reading::Number(value));
         assert_eq!(readings("pollux_nvme_healthy"), [number("mute", 0), number("worn", 0)]);
         assert_eq!(readings("pollux_nvme_temperature_kelvins"), [number("worn", 0x143)]);
+        assert_eq!(readings("pollux_nvme_late_commands"), [number("mute", 3), number("worn", 3)]);
     }
 
     #[test]
@@ -397,7 +424,7 @@ mod tests {
             devices: vec![("d".to_owned(), DeviceCounters::default())],
             stores: vec![("s".to_owned(), StoreSpace::default())],
             controllers: vec![("nqn".to_owned(), 1)],
-            health: vec![("disk".to_owned(), None), ("other".to_owned(), Some(warning_log()))],
+            local_controllers: vec![local("disk", None), local("other", Some(warning_log()))],
             ..Snapshot::default()
         };
         for family in FAMILIES {

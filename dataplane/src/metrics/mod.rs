@@ -15,7 +15,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use docs::reference;
-pub use families::Snapshot;
+pub use families::{LocalController, Snapshot};
 pub use http::{CLIENTS_MAX, serve};
 
 use families::{FAMILIES, Family, Labels, Reading, Shape, UnitOf};

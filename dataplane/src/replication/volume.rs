@@ -16,8 +16,8 @@ use super::lane::Lane;
 use super::options::ResyncOptions;
 use super::replica::{LEASE, Place};
 use crate::device::{
-    BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Meter, Operations,
-    Queue, QueueContext, Submission,
+    Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Meter,
+    Operations, Queue, QueueContext, Submission,
 };
 use crate::volume::{
     Config, Epoch, HeadId, Members, MembersRefused, Phase, ReplicaIndex, Volume, VolumeCounters,
@@ -282,7 +282,7 @@ impl Device for VolumeDevice {
             blocks: shape.bytes >> shape.block_size.shift(),
             write_cache: true,
             operations: Operations::all(),
-            atomic_blocks: 1,
+            atomic: Atomicity::BLOCK,
             preferred_blocks: 1,
         }
     }

@@ -1,17 +1,17 @@
 //! What methods act on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use reactors::{IdleMode, ReactorHandle};
 
 use super::notify::Notifications;
 use crate::assembly::Assembly;
-use crate::device::DeviceRegistry;
 use crate::device::nvmf::ControllerTable;
+use crate::device::{DeviceRegistry, NvmeOptions};
 use crate::logs::LogControl;
 use crate::lvol::StoreSet;
-use crate::metrics::{Snapshot, Source};
+use crate::metrics::{LocalController, Snapshot, Source};
 use crate::replication::VolumeTable;
 use crate::target::Target;
 
@@ -27,6 +27,8 @@ pub struct Control {
     pub volumes: VolumeTable,
     /// Controllers of other targets, and what made devices of their namespaces.
     pub controllers: ControllerTable,
+    /// How controllers are treated that are attached.
+    pub nvme_options: Mutex<NvmeOptions>,
     /// Controllers of this machine, through SPDK.
     #[cfg(feature = "spdk")]
     pub spdk: crate::device::spdk::SpdkTable,
@@ -50,6 +52,11 @@ impl Control {
         self.assembly.target()
     }
 
+    /// How controllers are treated that are attached.
+    pub(super) fn nvme_options(&self) -> NvmeOptions {
+        *self.nvme_options.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn reactors(&self) -> &[ReactorHandle] {
         self.assembly.reactors()
     }
@@ -57,13 +64,17 @@ impl Control {
 
 impl Control {
     #[cfg(feature = "spdk")]
-    fn health(&self) -> Vec<(String, Option<nvme::log::SmartLog>)> {
-        let controllers = self.spdk.list().into_iter();
-        controllers.map(|controller| (controller.config().name.clone(), controller.last_health())).collect()
+    fn local_controllers(&self) -> Vec<LocalController> {
+        let described = |controller: &Arc<crate::device::spdk::SpdkController>| LocalController {
+            name: controller.config().name.clone(),
+            health: controller.last_health(),
+            counts: controller.counts(),
+        };
+        self.spdk.list().iter().map(described).collect()
     }
 
     #[cfg(not(feature = "spdk"))]
-    fn health(&self) -> Vec<(String, Option<nvme::log::SmartLog>)> {
+    fn local_controllers(&self) -> Vec<LocalController> {
         Vec::new()
     }
 }
@@ -91,7 +102,7 @@ impl Source for Control {
                     Some((nqn.as_str().to_owned(), count as u64))
                 })
                 .collect(),
-            health: self.health(),
+            local_controllers: self.local_controllers(),
         }
     }
 }

@@ -48,6 +48,9 @@ reads_or_refuses id-domain nvme id-domain "$controller"
 expect_equal LAB0001 "$(json nvme id-ctrl "$controller" | jq -r .sn | xargs)" "serial number"
 expect_equal "$NQN" "$(json nvme id-ctrl "$controller" | jq -r .subnqn)" subnqn
 expect_equal $((32 * 256)) "$(json nvme id-ns "$device" | jq .nsze)" "blocks"
+# A device in memory: every write is atomic; when power fails, a block is.
+[ "$LAB_TARGET" = spdk ] ||
+    expect_equal "65535 0" "$(json nvme id-ns "$device" | jq -r '"\(.nawun) \(.nawupf)"')" "atomic write units"
 
 step "log pages"
 reads error-log nvme error-log "$controller"

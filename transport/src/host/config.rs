@@ -23,6 +23,8 @@ const KATO_MS: u32 = 5_000;
 const IO_ENTRIES: u16 = 128;
 /// Data sent inside a capsule over RDMA at most, in bytes, whatever the controller has room for: more is cheaper to read.
 const IN_CAPSULE_BYTES_MAX: u32 = 8 << 10;
+/// Retries of RDMA: the most InfiniBand can express.
+const TRANSPORT_RETRIES: u8 = 7;
 /// R2Ts taken at a time for one command.
 const R2TS: u8 = 16;
 
@@ -49,6 +51,8 @@ pub struct HostConfig {
     pub connect_timeout: Duration,
     /// Time for a command to complete before it is aborted.
     pub command_timeout: Duration,
+    /// How often RDMA sends again what is not acknowledged before the connection is lost: 0 to 7.
+    pub transport_retries: u8,
 }
 
 impl HostConfig {
@@ -76,6 +80,7 @@ impl HostConfig {
             sq_flow_control: false,
             connect_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(30),
+            transport_retries: TRANSPORT_RETRIES,
         }
     }
 
@@ -128,6 +133,7 @@ impl HostConfig {
         RdmaQueueParams {
             id,
             cntlid,
+            retries: self.transport_retries,
             machine: fabrics::rdma::host::HostParams {
                 depth,
                 in_capsule_data_size: in_capsule,

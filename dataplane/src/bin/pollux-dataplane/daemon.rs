@@ -1,6 +1,6 @@
 //! From start to stop: reactors, target, control, signals.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dataplane::assembly::Assembly;
@@ -40,6 +40,7 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
         devices,
         volumes: VolumeTable::default(),
         controllers: ControllerTable::default(),
+        nvme_options: Mutex::default(),
         #[cfg(feature = "spdk")]
         spdk: spdk_table(settings)?,
         mode,

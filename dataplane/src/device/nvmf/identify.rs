@@ -8,8 +8,8 @@ use transport::host::Blocking;
 use uuid::Uuid;
 
 use super::{AttachError, NvmfConfig};
-use crate::device::shape::Shape;
-use crate::device::{BlockSize, Operations};
+use crate::device::shape::{Shape, Splits};
+use crate::device::{Atomicity, BlockSize, Operations};
 
 /// Identifiers in one page of the active namespace list (base 2.1 §5.1.13.2.2).
 const NSIDS_PER_PAGE: usize = 1024;
@@ -31,7 +31,7 @@ pub(super) fn replica(config: &NvmfConfig, block_size: BlockSize) -> Found {
         block_size,
         write_cache: true,
         operations: Operations::FUA | Operations::WRITE_ZEROES,
-        atomic_blocks: 1,
+        atomic: Atomicity::BLOCK,
         preferred_blocks: 1,
     };
     let uuid = Uuid::new_v5(&NAMESPACE_UUIDS, format!("{} {nsid}", config.host.bringup.subnqn).as_bytes());
@@ -62,8 +62,11 @@ fn namespace(host: &mut Blocking, name: &str, nsid: Nsid) -> Result<Found, Attac
     let page = identify(host, name, Identify { nsid, ..Identify::new(cns::NAMESPACE) })?;
     let (identity, _) = IdentifyNamespace::read_from_prefix(&page).map_err(|_| short(nsid))?;
     let gone = || AttachError::Namespace { nsid, why: "the controller is gone".into() };
-    let controller = &host.controller().ok_or_else(gone)?.identity;
-    let shape = Shape::of(controller, &identity).map_err(|why| AttachError::Namespace { nsid, why })?;
+    let controller = host.controller().ok_or_else(gone)?;
+    let transfer_bytes_max = host.config().data_bytes_max(controller);
+    let splits = Splits { transfer_bytes_max, at_optimal_boundary: false };
+    let shape = Shape::of(&controller.identity, &identity, splits)
+        .map_err(|why| AttachError::Namespace { nsid, why })?;
     let descriptors = Identify { nsid, ..Identify::new(cns::NAMESPACE_DESCRIPTORS) };
     // Controllers before base 1.3 have no descriptors.
     let descriptors = identify(host, name, descriptors).unwrap_or_default();

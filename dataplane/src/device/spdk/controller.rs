@@ -17,8 +17,9 @@ use uuid::Uuid;
 use super::bell::Bell;
 use super::{Shared, SpdkConfig, SpdkDevice, SpdkError};
 use crate::device::counters::CounterBook;
-use crate::device::shape::Shape;
-use crate::device::{Device, DeviceRegistry};
+use crate::device::nvme_options::Remedy;
+use crate::device::shape::{Shape, Splits};
+use crate::device::{ControllerCounts, Device, DeviceRegistry, NvmeOptions};
 
 /// How often the thread does the controller's chores.
 const TURN: Duration = Duration::from_millis(50);
@@ -28,6 +29,9 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 const HAND_BACK: Duration = Duration::from_secs(10);
 /// How long an admin command may take.
 const ADMIN: Duration = Duration::from_secs(5);
+/// One entry of the error log, and the list of changed namespaces (base 2.1 §5.1.12.1.2 and §5.1.12.1.5).
+const ERROR_ENTRY_BYTES: usize = 64;
+const CHANGED_LIST_BYTES: usize = 4096;
 /// Resets in a row that fail before the controller is given up.
 const RESETS_MAX: u32 = 3;
 /// Namespace of the UUIDs of namespaces that have none of their own.
@@ -80,6 +84,17 @@ pub(super) struct Watched {
     /// Resets that were asked for, and finished.
     resets: Mutex<(u64, u64)>,
     changed: Condvar,
+    options: Mutex<NvmeOptions>,
+    counters: Counters,
+}
+
+/// What became of it so far.
+#[derive(Default)]
+struct Counters {
+    events: AtomicU64,
+    late_commands: AtomicU64,
+    aborts: AtomicU64,
+    resets: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,6 +140,25 @@ impl Watched {
         self.wake();
     }
 
+    /// An I/O command is late. `abort` asks the controller to abort it, and says whether it could be asked; gives whether it was.
+    pub(super) fn on_late_io(&self, device: &str, abort: impl FnOnce() -> bool) -> bool {
+        self.counters.late_commands.fetch_add(1, Ordering::Relaxed);
+        let remedy = lock(&self.options).action.of_io();
+        tracing::warn!(device, ?remedy, "a command is not answered in time");
+        let aborting = remedy == Remedy::Abort && abort();
+        self.counters.aborts.fetch_add(aborting.into(), Ordering::Relaxed);
+        if remedy != Remedy::Wait && !aborting {
+            self.ask_for_reset();
+        }
+        aborting
+    }
+
+    /// Lets the thread reset the controller, and waits for nothing.
+    fn ask_for_reset(&self) {
+        lock(&self.resets).0 += 1;
+        self.changed.notify_all();
+    }
+
     fn wake(&self) {
         let _resets = lock(&self.resets);
         self.changed.notify_all();
@@ -153,9 +187,11 @@ impl SpdkController {
     pub fn attach(
         environment: &Environment,
         config: SpdkConfig,
+        options: NvmeOptions,
         on_resize: OnResize,
     ) -> Result<Self, SpdkError> {
         let controller = environment.attach(&config.address.into(), &ControllerOptions::default())?;
+        controller.set_timeouts(options.timeout, admin_timeout(&options));
         let watched = Arc::new(Watched {
             environment: environment.clone(),
             name: config.name.clone(),
@@ -167,9 +203,14 @@ impl SpdkController {
             health: Mutex::default(),
             resets: Mutex::default(),
             changed: Condvar::new(),
+            options: Mutex::new(options),
+            counters: Counters::default(),
         });
         let identity = controller.identify();
-        let device = |namespace| device(&config, &watched, &identity, namespace);
+        // SPDK splits what is longer than the controller takes, and at NOIOB.
+        let transfer_bytes_max = controller.transfer_bytes_max().into();
+        let splits = Splits { transfer_bytes_max, at_optimal_boundary: true };
+        let device = |namespace| device(&config, &watched, &identity, splits, namespace);
         let devices: Arc<[_]> = controller.namespaces().iter().map(device).collect::<Result<_, _>>()?;
         let thread = Watcher { watched: Arc::clone(&watched), devices: Arc::clone(&devices), on_resize };
         let name = format!("nvme-{}", config.name);
@@ -186,6 +227,26 @@ impl SpdkController {
     /// How it is now.
     pub fn state(&self) -> ControllerState {
         self.watched.state()
+    }
+
+    /// What it went through.
+    pub fn counts(&self) -> ControllerCounts {
+        let Counters { events, late_commands, aborts, resets } = &self.watched.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ControllerCounts {
+            events: count(events),
+            late_commands: count(late_commands),
+            aborts: count(aborts),
+            resets: count(resets),
+        }
+    }
+
+    /// Changes what becomes of commands that are late, from now on.
+    fn set_options(&self, options: NvmeOptions) {
+        *lock(&self.watched.options) = options;
+        if let Some(controller) = self.watched.handle() {
+            controller.set_timeouts(options.timeout, admin_timeout(&options));
+        }
     }
 
     fn gone(&self, why: &str) -> SpdkError {
@@ -237,6 +298,19 @@ impl SpdkController {
     }
 }
 
+fn admin_timeout(options: &NvmeOptions) -> Duration {
+    if options.timeout_admin.is_zero() { options.timeout } else { options.timeout_admin }
+}
+
+/// Bytes of a log page that events are about; reading it is what lets the next event of the kind come (base 2.1 §5.1.2.1).
+fn event_page_bytes(page: u8) -> Option<usize> {
+    match page {
+        nvme::log::lid::ERROR => Some(ERROR_ENTRY_BYTES),
+        nvme::log::lid::CHANGED_NAMESPACES => Some(CHANGED_LIST_BYTES),
+        _ => None,
+    }
+}
+
 fn read_health(controller: &Controller) -> Result<SmartLog, String> {
     let page = controller.log_page(nvme::log::lid::SMART, None, size_of::<SmartLog>(), ADMIN);
     let (status, data) = page.map_err(|error| error.to_string())?;
@@ -263,6 +337,7 @@ fn device(
     config: &SpdkConfig,
     watched: &Arc<Watched>,
     controller: &[u8; 4096],
+    splits: Splits,
     namespace: &NamespaceInfo,
 ) -> Result<Arc<SpdkDevice>, SpdkError> {
     let wrong = |why: String| SpdkError::Controller {
@@ -276,7 +351,7 @@ fn device(
         name: format!("{}n{}", config.name, namespace.id).into(),
         nsid: namespace.id,
         uuid: uuid_of(namespace, &identity, &data),
-        shape: Shape::of(&identity, &data).map_err(wrong)?,
+        shape: Shape::of(&identity, &data, splits).map_err(wrong)?,
         blocks: AtomicU64::new(namespace.blocks),
         controller: Arc::clone(watched),
         counters: CounterBook::default(),
@@ -296,6 +371,13 @@ fn uuid_of(namespace: &NamespaceInfo, controller: &IdentifyController, data: &Id
     Uuid::new_v5(&NAMESPACE_UUIDS, identity.as_bytes())
 }
 
+/// What a controller had said about time when it was last asked.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Seen {
+    admin: u64,
+    aborts: u64,
+}
+
 /// The thread's work.
 struct Watcher {
     watched: Arc<Watched>,
@@ -306,27 +388,33 @@ struct Watcher {
 impl Watcher {
     fn run(&self) {
         let mut health_due = Instant::now();
+        let mut seen = Seen::default();
         while !self.watched.stop.load(Ordering::Acquire) {
-            self.turn();
+            self.turn(&mut seen);
             if Instant::now() >= health_due {
                 health_due = Instant::now() + HEALTH_INTERVAL;
-                let health = self.watched.handle().and_then(|controller| read_health(&controller).ok());
-                *lock(&self.watched.health) = health;
+                self.look_at_health();
             }
             self.watched.wait(TURN);
         }
     }
 
-    fn turn(&self) {
+    fn look_at_health(&self) {
+        let health = self.watched.handle().and_then(|controller| read_health(&controller).ok());
+        *lock(&self.watched.health) = health;
+    }
+
+    fn turn(&self, seen: &mut Seen) {
         let Some(controller) = self.watched.handle() else { return self.answer_resets() };
-        let mut changed = false;
-        let works = controller.poll(|event| changed |= self.heed(event)).is_ok();
+        let mut events = Vec::new();
+        let works = controller.poll(|event| events.push(event)).is_ok();
         if controller.is_removed() {
             return self.removed(controller);
         }
-        if changed && works {
-            self.look_at_sizes(&controller);
+        if works {
+            events.into_iter().for_each(|event| self.heed(event, &controller));
         }
+        self.heed_late(seen, &controller);
         let asked = { *lock(&self.watched.resets) };
         let trouble = self.watched.trouble.swap(false, Ordering::AcqRel) && !works;
         if asked.0 > asked.1 || trouble || (!works && self.watched.state() == ControllerState::Up) {
@@ -335,12 +423,37 @@ impl Watcher {
         }
     }
 
-    /// Whether the namespaces may have changed.
-    fn heed(&self, event: AsyncEvent) -> bool {
+    fn heed(&self, event: AsyncEvent, controller: &Controller) {
         let name = &self.watched.name;
-        tracing::info!(controller = %name, ?event, "event of an NVMe controller");
+        self.watched.counters.events.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(controller = %name, ?event, "event of an NVMe controller");
+        if event.log_page == nvme::log::lid::SMART {
+            self.look_at_health();
+        } else if let Some(bytes) = event_page_bytes(event.log_page)
+            && let Err(error) = controller.log_page(event.log_page, None, bytes, ADMIN)
+        {
+            tracing::warn!(controller = %name, %error, "the log page of an event cannot be read");
+        }
         // A notice that namespace attributes changed (base 2.1 §5.1.2).
-        (event.kind, event.info) == (2, 0)
+        if (event.kind, event.info) == (2, 0) {
+            self.look_at_sizes(controller);
+        }
+    }
+
+    /// Looks whether the controller did not answer admin commands in time, or did not abort what it should have.
+    fn heed_late(&self, seen: &mut Seen, controller: &Controller) {
+        let now = Seen { admin: controller.late_admin_commands(), aborts: controller.aborts_failed() };
+        let before = std::mem::replace(seen, now);
+        if *seen == before {
+            return;
+        }
+        let remedy = lock(&self.watched.options).action.of_controller();
+        let (late, not_aborted) = (seen.admin - before.admin, seen.aborts - before.aborts);
+        tracing::warn!(controller = %self.watched.name, late, not_aborted, ?remedy, "an NVMe controller is late");
+        self.watched.counters.late_commands.fetch_add(late, Ordering::Relaxed);
+        if remedy == Remedy::Reset {
+            self.watched.ask_for_reset();
+        }
     }
 
     fn look_at_sizes(&self, controller: &Controller) {
@@ -363,6 +476,7 @@ impl Watcher {
             false => ControllerState::Failed,
         };
         if came_up {
+            self.watched.counters.resets.fetch_add(1, Ordering::Relaxed);
             self.look_at_sizes(controller);
             tracing::info!(controller = %name, "the NVMe controller is up again");
         } else {
@@ -425,6 +539,7 @@ impl SpdkTable {
     pub fn attach(
         &self,
         config: SpdkConfig,
+        options: NvmeOptions,
         registry: &DeviceRegistry,
         on_resize: OnResize,
     ) -> Result<Vec<String>, SpdkError> {
@@ -434,7 +549,7 @@ impl SpdkTable {
         }
         let environment = Environment::init(&self.options)?;
         let name = config.name.clone();
-        let controller = SpdkController::attach(&environment, config, on_resize)?;
+        let controller = SpdkController::attach(&environment, config, options, on_resize)?;
         let mut added: Vec<String> = Vec::new();
         for device in &*controller.devices {
             if let Err(error) = registry.add(Arc::clone(device) as Arc<dyn Device>) {
@@ -447,6 +562,11 @@ impl SpdkTable {
         }
         controllers.insert(name, Arc::new(controller));
         Ok(added)
+    }
+
+    /// Changes what becomes of late commands of all controllers.
+    pub fn set_options(&self, options: NvmeOptions) {
+        self.list().iter().for_each(|controller| controller.set_options(options));
     }
 
     /// The controller of that name.

@@ -4,8 +4,9 @@
 //! when it fails and notices when it is pulled. Every namespace is a [`SpdkDevice`], and every queue of one is a queue pair
 //! of its own on the reactor that opened it. Data moves between the device and the reactor's buffers, without a copy.
 //!
-//! While a controller is reset its queues hand their queue pairs back; what was in flight waits and runs again after. When
-//! it is gone for good everything ends with an error. Nothing waits for ever.
+//! While a controller is reset its queues leave their queue pairs alone; what was in flight waits and runs again after. When
+//! it is gone for good everything ends with an error. A command that takes too long is aborted, or makes the controller be
+//! reset, if that is configured.
 
 mod bell;
 mod controller;

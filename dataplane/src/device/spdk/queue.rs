@@ -34,6 +34,8 @@ pub(super) struct SpdkQueue {
     finished: VecDeque<IoDone>,
     /// Commands were submitted and not passed on yet.
     unkicked: bool,
+    /// Commands of the queue pair that the controller was asked to abort, and that did not come back aborted.
+    aborts: u32,
     bell: Arc<Bell>,
     state: ControllerState,
     meter: Meter,
@@ -64,6 +66,7 @@ impl SpdkQueue {
             waiting: VecDeque::with_capacity(depth as usize),
             finished: VecDeque::with_capacity(depth as usize),
             unkicked: false,
+            aborts: 0,
             bell,
             state: ControllerState::Up,
             meter: shared.counters.open(),
@@ -117,7 +120,7 @@ impl SpdkQueue {
 
     /// Gives the next command of a request to the queue pair; `false` when it has to wait.
     fn start(&mut self, slot: u32) -> bool {
-        let Some(pair) = &mut self.pair else { return false };
+        let Some(pair) = self.pair.as_mut().filter(|pair| !pair.is_parked()) else { return false };
         let Some(request) = &mut self.slots[slot as usize] else { return true };
         let operation = request.next();
         let buffer = request.buffer.take();
@@ -155,8 +158,17 @@ impl SpdkQueue {
         }
     }
 
-    fn on_completed(&mut self, completion: Completion<PoolBuffer>) {
+    /// Whether a command that was aborted is so because we asked for it: then it has ended, else it goes to another queue pair.
+    fn was_asked_to_abort(&mut self, status: CommandStatus) -> bool {
+        let asked = status.is_aborted() && self.aborts > 0;
+        self.aborts -= u32::from(asked);
+        asked
+    }
+
+    /// A command came back; `ended_by_reset` when the device had no say in how it ended.
+    fn on_completed(&mut self, completion: Completion<PoolBuffer>, ended_by_reset: bool) {
         let Completion { tag, status, buffer, .. } = completion;
+        let asked = !ended_by_reset && self.was_asked_to_abort(status);
         let Ok(slot) = u32::try_from(tag) else { return };
         let Some(request) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         if buffer.is_none() && matches!(request.kind, OpKind::Read | OpKind::Write) {
@@ -164,7 +176,8 @@ impl SpdkQueue {
             return self.finish(slot, DEVICE_GONE);
         }
         request.buffer = buffer;
-        match request.on_completed(converted(status), status.is_queue_gone()) {
+        let repeat = ended_by_reset || status.is_queue_gone() || (status.is_aborted() && !asked);
+        match request.on_completed(converted(status), repeat) {
             Next::Finished(status) => self.finish(slot, status),
             Next::Command => self.waiting.push_back(slot),
         }
@@ -188,15 +201,8 @@ impl SpdkQueue {
     fn heed_controller(&mut self) {
         self.state = self.shared.controller.state();
         match self.state {
-            ControllerState::Up if self.pair.is_none() => match open_pair(&self.shared, self.depth) {
-                Ok(pair) => self.pair = Some(pair),
-                Err(why) => {
-                    tracing::error!(device = %self.shared.name, why, "no queue pair after a reset");
-                    self.fail_waiting();
-                }
-            },
-            ControllerState::Up => {}
-            ControllerState::Resetting => self.close_pair(),
+            ControllerState::Up => self.come_up(),
+            ControllerState::Resetting => self.park_pair(),
             ControllerState::Failed | ControllerState::Removed => {
                 self.close_pair();
                 self.fail_waiting();
@@ -204,11 +210,53 @@ impl SpdkQueue {
         }
     }
 
+    /// The controller works again.
+    fn come_up(&mut self) {
+        if self.pair.as_ref().is_some_and(QueuePair::is_parked) && !self.resume_pair() {
+            self.close_pair();
+        }
+        if self.pair.is_some() {
+            return;
+        }
+        match open_pair(&self.shared, self.depth) {
+            Ok(pair) => self.pair = Some(pair),
+            Err(why) => {
+                tracing::error!(device = %self.shared.name, why, "no queue pair after a reset");
+                self.fail_waiting();
+            }
+        }
+    }
+
+    /// Leaves the queue pair alone while the controller is reset.
+    fn park_pair(&mut self) {
+        let Some(pair) = self.pair.as_mut().filter(|pair| !pair.is_parked()) else { return };
+        pair.park();
+        self.shared.controller.queue_pair_closed();
+    }
+
+    /// Goes on with the queue pair after a reset; whether that worked. What the reset ended waits, in its order.
+    fn resume_pair(&mut self) -> bool {
+        let Some(pair) = &mut self.pair else { return false };
+        let back = match pair.resume() {
+            Ok(back) => back,
+            Err(error) => {
+                tracing::warn!(device = %self.shared.name, %error, "a queue pair is not there after a reset");
+                return false;
+            }
+        };
+        self.aborts = 0;
+        let late = std::mem::take(&mut self.waiting);
+        back.into_iter().for_each(|(completion, by_reset)| self.on_completed(completion, by_reset));
+        self.waiting.extend(late);
+        true
+    }
+
     /// Gives the queue pair back. What was in flight waits, in its order.
     fn close_pair(&mut self) {
         let Some(pair) = self.pair.take() else { return };
+        self.aborts = 0;
         let late = std::mem::take(&mut self.waiting);
-        pair.close().into_iter().for_each(|completion| self.on_completed(completion));
+        pair.close().into_iter().for_each(|completion| self.on_completed(completion, true));
         self.waiting.extend(late);
         self.shared.controller.queue_pair_closed();
     }
@@ -221,13 +269,17 @@ impl SpdkQueue {
 
     /// Lets the device see what was submitted, and takes back what it finished.
     fn process(&mut self) {
-        let Some(pair) = &mut self.pair else { return };
+        let Some(pair) = self.pair.as_mut().filter(|pair| !pair.is_parked()) else { return };
         self.unkicked = false;
         if pair.process_completions(0).is_err() {
             self.shared.controller.report_trouble();
         }
+        for late in pair.take_late() {
+            let asked = self.shared.controller.on_late_io(&self.shared.name, || pair.abort(late));
+            self.aborts += u32::from(asked);
+        }
         while let Some(completion) = self.pair.as_mut().and_then(QueuePair::pop) {
-            self.on_completed(completion);
+            self.on_completed(completion, false);
         }
     }
 }
@@ -311,7 +363,8 @@ impl Queue for SpdkQueue {
 
     fn before_sleep(&mut self) -> bool {
         self.kick();
-        let idle = self.pair.as_ref().is_none_or(|pair| pair.in_flight() == 0 && self.waiting.is_empty());
+        let rests = |pair: &QueuePair<_>| pair.in_flight() == 0 && self.waiting.is_empty();
+        let idle = self.pair.as_ref().is_none_or(|pair| pair.is_parked() || rests(pair));
         idle && self.finished.is_empty() && !self.bell.is_rung()
     }
 

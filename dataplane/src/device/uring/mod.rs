@@ -30,7 +30,9 @@ use self::range_guard::RangeGuard;
 use self::request::{ClearHow, Refused};
 use super::api::Geometry;
 use super::counters::CounterBook;
-use super::{BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Operations, Queue, QueueContext};
+use super::{
+    Atomicity, BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Operations, Queue, QueueContext,
+};
 
 /// Namespace of the UUIDs that are made from paths.
 const PATH_UUIDS: Uuid = Uuid::from_u128(0x6a0d_5c6e_51b7_4c53_9d0f_0f27_31a0_5c11);
@@ -185,7 +187,7 @@ impl Device for UringDevice {
             blocks: blocks.load(Relaxed),
             write_cache: backing.write_cache,
             operations,
-            atomic_blocks: 1,
+            atomic: Atomicity::BLOCK,
             preferred_blocks: (backing.preferred >> block_size.shift()).max(1),
         }
     }

@@ -47,6 +47,8 @@ pub struct RdmaQueueParams {
     pub id: QueueId,
     /// The controller an I/O queue belongs to.
     pub cntlid: ControllerId,
+    /// How often what is not acknowledged is sent again: 0 to 7.
+    pub retries: u8,
     /// Depth, data in capsules, time-out.
     pub machine: HostParams,
 }
@@ -385,6 +387,7 @@ impl<B: HostBuffer> RdmaQueue<B> {
             private_data: private_data.as_bytes(),
             responder_resources: domain.limits().reads_served,
             initiator_depth: domain.limits().reads_sent,
+            retries: self.params.retries,
         })?;
         let staging = Staging::new(&domain, depth)?;
         let machine = HostConn::new(self.params.machine);

@@ -15,7 +15,7 @@ use super::{VerbsError, check};
 /// The most private data that any event carries (a field of 8 bits).
 const PRIVATE_DATA_MAX: usize = 255;
 /// Transport retries of a connection before it is broken: the most InfiniBand can express.
-const RETRIES: u8 = 7;
+pub(crate) const RETRIES: u8 = 7;
 /// Retries while the peer has no receive posted: 7 means without end. Credits make it rare, keep-alive bounds it.
 const RECEIVER_NOT_READY_RETRIES: u8 = 7;
 
@@ -169,6 +169,8 @@ pub(crate) struct ConnectParams<'a> {
     pub(crate) responder_resources: u8,
     /// Reads that we have on their way at a time.
     pub(crate) initiator_depth: u8,
+    /// How often what is not acknowledged is sent again, at most [`RETRIES`].
+    pub(crate) retries: u8,
 }
 
 /// The connection's parameters in an event; only those of some kinds have them.
@@ -339,7 +341,7 @@ fn c_params(params: &ConnectParams<'_>) -> sys::rdma_conn_param {
         responder_resources: params.responder_resources,
         initiator_depth: params.initiator_depth,
         flow_control: 1,
-        retry_count: RETRIES,
+        retry_count: params.retries.min(RETRIES),
         rnr_retry_count: RECEIVER_NOT_READY_RETRIES,
         srq: 0,
         qp_num: 0,

@@ -18,7 +18,9 @@ mod domain;
 mod memory;
 mod qp;
 
-pub(crate) use cm::{CmEvent, CmEventKind, CmId, CmKey, ConnectParams, ConnectRequest, EventChannel};
+pub(crate) use cm::{
+    CmEvent, CmEventKind, CmId, CmKey, ConnectParams, ConnectRequest, EventChannel, RETRIES,
+};
 pub(crate) use cq::{COMPLETIONS_PER_POLL, Completion, CompletionQueue, WakeChannel, WorkKind};
 pub(crate) use domain::{Access, Domain};
 pub(crate) use qp::{Qp, QpConfig, Refused, Sends};

@@ -37,6 +37,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_aio_create" (AioCreate) -> "the name", aio_create, "The same as `bdev_uring_create`."),
     method!(change "bdev_aio_delete" (Named) -> "`true`", file_delete, "The same as `bdev_uring_delete`."),
     method!(change "bdev_aio_rescan" (Named) -> "`true`", rescan, "The same as `bdev_uring_rescan`."),
+    method!(change "bdev_nvme_set_options" (nvme::SetOptions) -> "`true`", nvme::set_options, "Says how controllers are treated: those of this machine from now on, those of other targets when they are attached from now on."),
     method!(change "bdev_nvme_attach_controller" (nvme::Attach) -> "the names of the devices", nvme::attach, "Makes devices of the namespaces of a controller."),
     method!(change "bdev_nvme_detach_controller" (nvme::Detach) -> "`true`", nvme::detach, "Disconnects from a controller and deletes its devices; namespaces on them are removed first."),
     method!(change "bdev_nvme_reset_controller" (nvme::Named) -> "`true`", nvme::reset, "Resets a controller of this machine; its I/O waits meanwhile."),

@@ -1,7 +1,7 @@
 //! Controllers whose namespaces are devices here.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fabrics::host::ReconnectPolicy;
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::{done, pcie};
 use crate::described;
-use crate::device::BlockSize;
 use crate::device::nvmf::{AttachError, ControllerState, NvmfConfig};
+use crate::device::{BlockSize, NvmeOptions, TimeoutAction};
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::methods::nvmf::transport_name;
@@ -95,6 +95,76 @@ described! {
     }
 }
 
+described! {
+    /// How controllers are treated. What is not given has its default, not what it was.
+    pub(super) struct SetOptions {
+        /// Microseconds that an I/O command may take; 0, the default, is no limit for controllers of this machine, and 8 s for
+        /// those of other targets, where a late command is aborted and then the connection made again, whatever the action.
+        timeout_us: Option<u64>,
+        /// Microseconds that an admin command of a controller of this machine may take; 0, the default, is `timeout_us`, and so
+        /// is any time with SPDK before 21.04. Needs `timeout_us`.
+        timeout_admin_us: Option<u64>,
+        /// What becomes of a late command of a controller of this machine. Default `none`.
+        action_on_timeout: Option<TimeoutAction>,
+        /// Milliseconds without traffic after which other targets give up on us, and we on them. Default 5000.
+        keep_alive_timeout_ms: Option<u32>,
+        /// How often RDMA sends again what is not acknowledged, 0 to 7. Default 7.
+        transport_retry_count: Option<u8>,
+    }
+}
+
+/// The largest count of three bits (InfiniBand specification, Retry Count).
+const TRANSPORT_RETRIES_MAX: u8 = 7;
+
+/// Changes how controllers are treated.
+pub(super) fn set_options(control: &Control, params: SetOptions) -> RpcResult {
+    let options = options(&params)?;
+    *control.nvme_options.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    pcie::set_options(control, options);
+    done()
+}
+
+fn options(params: &SetOptions) -> Result<NvmeOptions, RpcError> {
+    let time = |us: Option<u64>| Duration::from_micros(us.unwrap_or(0));
+    let (timeout, timeout_admin) = (time(params.timeout_us), time(params.timeout_admin_us));
+    if timeout.is_zero() && !timeout_admin.is_zero() {
+        return Err(RpcError::invalid_params("`timeout_admin_us` needs `timeout_us`"));
+    }
+    if let Some(retries) = params.transport_retry_count.filter(|count| *count > TRANSPORT_RETRIES_MAX) {
+        return Err(wrong("transport_retry_count", &retries.to_string()));
+    }
+    if params.keep_alive_timeout_ms == Some(0) {
+        return Err(wrong("keep_alive_timeout_ms", "0"));
+    }
+    Ok(NvmeOptions {
+        timeout,
+        timeout_admin,
+        action: params.action_on_timeout.unwrap_or(TimeoutAction::None),
+        keep_alive: params.keep_alive_timeout_ms.map(|ms| Duration::from_millis(ms.into())),
+        transport_retries: params.transport_retry_count,
+    })
+}
+
+/// The call that makes the options what they are, unless they are as they are by default.
+fn saved_options(options: &NvmeOptions) -> Option<Value> {
+    if *options == NvmeOptions::default() {
+        return None;
+    }
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut params = json!({
+        "timeout_us": micros(options.timeout),
+        "timeout_admin_us": micros(options.timeout_admin),
+        "action_on_timeout": options.action,
+    });
+    if let Some(keep_alive) = options.keep_alive {
+        params["keep_alive_timeout_ms"] = json!(u64::try_from(keep_alive.as_millis()).unwrap_or(u64::MAX));
+    }
+    if let Some(retries) = options.transport_retries {
+        params["transport_retry_count"] = json!(retries);
+    }
+    Some(json!({"method": "bdev_nvme_set_options", "params": params}))
+}
+
 pub(super) fn wrong(what: &str, value: &str) -> RpcError {
     RpcError::invalid_params(format_args!("{what} `{value}`"))
 }
@@ -149,7 +219,7 @@ fn attach_remote(control: &Control, kind: TransportKind, params: Attach) -> Resu
     if pcie::has(control, &params.name) {
         return Err(refused(&AttachError::Exists { name: params.name }));
     }
-    let config = remote_config(kind, params)?;
+    let config = remote_config(kind, params, &control.nvme_options())?;
     let target = Arc::downgrade(control.shared_target());
     let resized = Arc::new(move |device: &str| {
         if let Some(target) = target.upgrade() {
@@ -159,7 +229,7 @@ fn attach_remote(control: &Control, kind: TransportKind, params: Attach) -> Resu
     control.controllers.attach(config, &control.devices, resized).map_err(|error| refused(&error))
 }
 
-fn remote_config(kind: TransportKind, params: Attach) -> Result<NvmfConfig, RpcError> {
+fn remote_config(kind: TransportKind, params: Attach, options: &NvmeOptions) -> Result<NvmfConfig, RpcError> {
     if kind == TransportKind::Rdma {
         // The link has checksums of its own.
         super::must_be_nothing(&[
@@ -188,7 +258,7 @@ fn remote_config(kind: TransportKind, params: Attach) -> Result<NvmfConfig, RpcE
     host.header_digest = params.hdgst.unwrap_or(false);
     host.data_digest = params.ddgst.unwrap_or(false);
     host.connect_timeout = CONNECT_TIMEOUT;
-    host.command_timeout = COMMAND_TIMEOUT;
+    apply(options, &mut host);
     if let Some(address) = params.hostaddr {
         let ip: IpAddr = address.parse().map_err(|_| wrong("hostaddr", &address))?;
         host.local = Some(SocketAddr::new(ip, 0));
@@ -203,6 +273,16 @@ fn remote_config(kind: TransportKind, params: Attach) -> Result<NvmfConfig, RpcE
     let fail_after = Duration::from_secs(params.fast_io_fail_timeout_sec.unwrap_or(0).into());
     let replica_block_size = params.replica_block_size.map(super::block_size).transpose()?;
     Ok(NvmfConfig { name: params.name, host, reconnect, fail_after, replica_block_size })
+}
+
+fn apply(options: &NvmeOptions, host: &mut HostConfig) {
+    host.command_timeout = if options.timeout.is_zero() { COMMAND_TIMEOUT } else { options.timeout };
+    if let Some(keep_alive) = options.keep_alive {
+        host.bringup.kato_ms = u32::try_from(keep_alive.as_millis()).unwrap_or(u32::MAX);
+    }
+    if let Some(retries) = options.transport_retries {
+        host.transport_retries = retries;
+    }
 }
 
 fn nqn(text: &str) -> Result<Nqn, RpcError> {
@@ -331,5 +411,57 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
         }
         json!({"method": "bdev_nvme_attach_controller", "params": params})
     };
-    control.controllers.list().iter().map(call).chain(pcie::saved(control)).collect()
+    let options = saved_options(&control.nvme_options()).into_iter();
+    options.chain(control.controllers.list().iter().map(call)).chain(pcie::saved(control)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::schema::Table;
+    use crate::rpc::table::decode;
+
+    fn asked(params: Value) -> Result<NvmeOptions, RpcError> {
+        options(&decode::<SetOptions>(params)?)
+    }
+
+    #[test]
+    fn options_come_back_from_what_is_saved_of_them() {
+        let all = json!({"timeout_us": 7_000_000, "timeout_admin_us": 9_000_000, "action_on_timeout": "abort",
+            "keep_alive_timeout_ms": 2500, "transport_retry_count": 3});
+        let options = asked(all.clone()).expect("in order");
+        assert_eq!((options.timeout, options.transport_retries), (Duration::from_secs(7), Some(3)));
+        assert_eq!(saved_options(&options).expect("not the default")["params"], all);
+        assert_eq!(asked(json!({})).expect("all left out"), NvmeOptions::default());
+        assert_eq!(saved_options(&NvmeOptions::default()), None);
+        assert_eq!(SetOptions::SCHEMA.fields.len(), 5);
+    }
+
+    #[test]
+    fn options_that_are_none_are_refused() {
+        for params in [
+            json!({"timeout_admin_us": 1}),
+            json!({"action_on_timeout": "panic"}),
+            json!({"transport_retry_count": 8}),
+            json!({"keep_alive_timeout_ms": 0}),
+            json!({"timeout": 1}),
+        ] {
+            let refused = asked(params.clone()).expect_err("refused");
+            assert_eq!(refused.code, RpcError::INVALID_PARAMS, "{params}");
+        }
+    }
+
+    #[test]
+    fn options_reach_the_host_of_a_remote_controller() {
+        let options = asked(json!({"timeout_us": 3_000_000, "keep_alive_timeout_ms": 2000,
+            "transport_retry_count": 2}))
+        .expect("in order");
+        let nqn = || nqn("nqn.2026-01.org.example:s").expect("a name");
+        let mut host = HostConfig::new(([127, 0, 0, 1], 1).into(), nqn(), HostId([1; 16]), nqn());
+        apply(&NvmeOptions::default(), &mut host);
+        assert_eq!((host.command_timeout, host.bringup.kato_ms), (COMMAND_TIMEOUT, 5000));
+        apply(&options, &mut host);
+        let applied = (host.command_timeout, host.bringup.kato_ms, host.transport_retries);
+        assert_eq!(applied, (Duration::from_secs(3), 2000, 2));
+    }
 }

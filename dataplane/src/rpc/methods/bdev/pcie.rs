@@ -1,9 +1,9 @@
 //! Local controllers, which only a build with feature `spdk` can use.
 
 #[cfg(feature = "spdk")]
-pub(super) use with_spdk::{attach, detach, has, health, list, reset, saved};
+pub(super) use with_spdk::{attach, detach, has, health, list, reset, saved, set_options};
 #[cfg(not(feature = "spdk"))]
-pub(super) use without_spdk::{attach, detach, has, health, list, reset, saved};
+pub(super) use without_spdk::{attach, detach, has, health, list, reset, saved, set_options};
 
 #[cfg(feature = "spdk")]
 mod with_spdk {
@@ -15,6 +15,7 @@ mod with_spdk {
     use serde_json::{Value, json};
 
     use super::super::nvme::{Attach, wrong};
+    use crate::device::NvmeOptions;
     use crate::device::spdk::{ControllerState, SpdkConfig, SpdkController, SpdkError};
     use crate::rpc::control::Control;
     use crate::rpc::error::RpcError;
@@ -47,7 +48,15 @@ mod with_spdk {
                 target.device_resized(device);
             }
         });
-        control.spdk.attach(config, &control.devices, resized).map_err(|error| refused(&error))
+        control
+            .spdk
+            .attach(config, control.nvme_options(), &control.devices, resized)
+            .map_err(|error| refused(&error))
+    }
+
+    /// What becomes of late commands of all, from now on.
+    pub(in super::super) fn set_options(control: &Control, options: NvmeOptions) {
+        control.spdk.set_options(options);
     }
 
     /// Whether it is one of ours.
@@ -71,12 +80,16 @@ mod with_spdk {
     /// Names and descriptions of all.
     pub(in super::super) fn list(control: &Control) -> Vec<(String, Value)> {
         let described = |controller: Arc<SpdkController>| {
-            let config = controller.config();
+            let (config, counts) = (controller.config(), controller.counts());
             let mut shown = json!({
                 "name": config.name,
                 "ctrlrs": [{
                     "state": controller.state().name(),
                     "trid": { "trtype": "PCIe", "traddr": config.address.to_string() },
+                    "events": counts.events,
+                    "late_commands": counts.late_commands,
+                    "aborts": counts.aborts,
+                    "resets": counts.resets,
                 }],
             });
             if controller.state() == ControllerState::Up
@@ -142,6 +155,7 @@ mod without_spdk {
     use serde_json::Value;
 
     use super::super::nvme::Attach;
+    use crate::device::NvmeOptions;
     use crate::rpc::control::Control;
     use crate::rpc::error::RpcError;
 
@@ -160,6 +174,8 @@ mod without_spdk {
     fn none() -> RpcError {
         RpcError::errno(Errno::NODEV)
     }
+
+    pub(in super::super) fn set_options(_: &Control, _: NvmeOptions) {}
 
     pub(in super::super) fn has(_: &Control, _: &str) -> bool {
         false

@@ -39,6 +39,7 @@ use crate::drivers::Load;
 use crate::rdma::look::Looks;
 use crate::rdma::verbs::{
     COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmKey, Completion, ConnectParams, EventChannel, QpConfig,
+    RETRIES,
 };
 use crate::ready::{Interest, ReadySet};
 use crate::{CloseReason, ConnId, Data, ListenerId, TargetService};
@@ -205,6 +206,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             private_data: accept.as_bytes(),
             responder_resources: 0,
             initiator_depth: initiator_depth.min(qp.domain().limits().reads_sent).max(1),
+            retries: RETRIES,
         });
         if let Err(error) = accepted {
             tracing::warn!(peer = %peer.remote, %error, "connection not accepted");
