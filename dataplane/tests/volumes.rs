@@ -182,6 +182,20 @@ fn the_command_makes_stores_and_volumes_and_refuses_what_loses_data() {
     ok(&daemon, &["volume", "clone", "fast/before", "trial"]);
     ok(&daemon, &["volume", "rename", "fast/trial", "copy"]);
     ok(&daemon, &["volume", "resize", "fast/copy", "32M"]);
+    let lineage = || {
+        let listed: Value = serde_json::from_str(&ok(&daemon, &["volume", "list", "--json"])).expect("JSON");
+        let origin = |name: &str| {
+            let volume = listed.as_array().expect("a list").iter().find(|volume| volume["name"] == name);
+            volume.expect("listed")["origin"].clone()
+        };
+        ["v", "before", "copy"].map(origin)
+    };
+    assert_eq!(lineage(), [json!(null), json!("v"), json!("before")]);
+    ok(&daemon, &["volume", "promote", "fast/copy"]);
+    assert_eq!(lineage(), [json!("before"), json!("copy"), json!(null)]);
+    let (code, text) = pollux(&daemon, &["volume", "promote", "fast/copy"]);
+    assert!(code == Some(1) && text.contains("no clone"), "{code:?} {text}");
+    ok(&daemon, &["volume", "promote", "fast/v"]);
     let listed = ok(&daemon, &["volume", "list", "fast"]);
     for (uuid, part) in [(&volume, "0 B  volume"), (&snapshot, "0 B  snapshot")] {
         let line = listed.lines().find(|line| line.contains(uuid.trim())).expect("listed");

@@ -38,6 +38,8 @@ pub struct Volume {
     pub settings: Settings,
     /// Where it was made from, while that exists.
     pub origin: Option<VolumeId>,
+    /// The record that made it.
+    pub born: Lsn,
     /// Blocks that were written and not unmapped since.
     pub content: Rc<BTreeMap<u64, Rc<Bytes>>>,
 }
@@ -119,7 +121,7 @@ impl Model {
             Change::Write { volume, at, data } => self.write(*volume, *at, data),
             Change::Unmap { volume, at, blocks } => self.unmap(*volume, *at, *blocks),
             Change::Own { .. } => Vec::new(),
-            Change::Control(control, made) => vec![self.control(control, *made)],
+            Change::Control(control, made) => vec![self.control(control, *made, lsn)],
         };
         let count = steps.len() as u64;
         for (step, state) in (1..).zip(steps) {
@@ -160,21 +162,21 @@ impl Model {
         steps
     }
 
-    fn control(&self, control: &Control, made: Option<VolumeId>) -> State {
+    fn control(&self, control: &Control, made: Option<VolumeId>, lsn: Lsn) -> State {
         let mut state = State::clone(self.now());
         let made = made.map(|id| id.0);
         match control {
             Control::Create { name, blocks, .. } => {
-                state.insert(made.expect("it was made"), empty(name, *blocks, Settings::default()));
+                state.insert(made.expect("it was made"), empty(name, *blocks, Settings::default(), lsn));
             }
             Control::CreateWith { name, blocks, settings, .. } => {
-                state.insert(made.expect("it was made"), empty(name, *blocks, *settings));
+                state.insert(made.expect("it was made"), empty(name, *blocks, *settings, lsn));
             }
             Control::Copy { origin, name, kind, .. } => {
                 let from = state[&origin.0].clone();
                 let settings = Settings { checksums: from.settings.checksums, ..Settings::default() };
-                let volume =
-                    Volume { name: name.clone(), kind: *kind, settings, origin: Some(*origin), ..from };
+                let (name, origin) = (name.clone(), Some(*origin));
+                let volume = Volume { name, kind: *kind, settings, origin, born: lsn, ..from };
                 state.insert(made.expect("it was made"), volume);
             }
             Control::Delete { volume } => {
@@ -193,6 +195,7 @@ impl Model {
                 settings.reserved = reserved.unwrap_or(settings.reserved);
             }
             Control::Detach { volume } => existing(&mut state, *volume).origin = None,
+            Control::Promote { volume } => promote(&mut state, *volume),
             Control::Rollback { volume, snapshot } => {
                 let source = state[&snapshot.0].clone();
                 let volume = existing(&mut state, *volume);
@@ -208,9 +211,33 @@ fn existing(state: &mut State, id: VolumeId) -> &mut Volume {
     state.get_mut(&id.0).expect("changed volumes exist")
 }
 
-fn empty(name: &str, blocks: u64, settings: Settings) -> Volume {
+/// Snapshots that are not younger than where the clone was made from change sides, and so do the clone and their volume.
+fn promote(state: &mut State, clone: VolumeId) {
+    let source = state[&clone.0].origin.expect("only clones are promoted");
+    let is_snapshot = state[&source.0].kind == VolumeKind::Snapshot;
+    let parent = if is_snapshot { state[&source.0].origin } else { Some(source) };
+    let until = state[if is_snapshot { &source.0 } else { &clone.0 }].born;
+    let taken_over = |other: &Volume| {
+        other.kind == VolumeKind::Snapshot
+            && other.born <= until
+            && other.origin == parent
+            && parent.is_some()
+    };
+    state.values_mut().filter(|other| taken_over(other)).for_each(|other| other.origin = Some(clone));
+    if is_snapshot {
+        existing(state, source).origin = Some(clone);
+    }
+    let before = parent.and_then(|parent| state[&parent.0].origin);
+    existing(state, clone).origin = before;
+    if let Some(parent) = parent {
+        existing(state, parent).origin = Some(if is_snapshot { source } else { clone });
+    }
+}
+
+fn empty(name: &str, blocks: u64, settings: Settings, born: Lsn) -> Volume {
     let name = name.to_owned();
-    Volume { name, blocks, kind: VolumeKind::Writable, settings, origin: None, content: Rc::default() }
+    let (kind, content) = (VolumeKind::Writable, Rc::default());
+    Volume { name, blocks, kind, settings, origin: None, born, content }
 }
 
 /// Whether a block of a volume holds these bytes in any of these states.

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use dataplane::store::format::{Bytes, CheckpointHeader, DiskSuperblock, Layout, Region, crc32c};
 use dataplane::store::{
-    BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Command, Control, Event, Failure, Finished, Media, OpenError,
-    Operation, Progress, Request, RequestOp, Store, VolumeBlock, VolumeId, VolumeInfo, VolumeKind, check,
-    open,
+    BLOCK_BYTES, Block, COMMAND_BLOCKS_MAX, Command, Control, Event, Failure, Finished, Lsn, Media,
+    OpenError, Operation, Progress, Request, RequestOp, Store, VolumeBlock, VolumeId, VolumeInfo, VolumeKind,
+    check, open,
 };
 use fastrand::Rng;
 use uuid::Uuid;
@@ -140,7 +140,7 @@ pub fn exercise(mut device: Device) {
 /// What is known of a volume without a model.
 fn found(info: VolumeInfo) -> Volume {
     let VolumeInfo { name, blocks, kind, settings, origin, .. } = info;
-    Volume { name, blocks: blocks.max(1), kind, settings, origin, content: Rc::default() }
+    Volume { name, blocks: blocks.max(1), kind, settings, origin, born: Lsn(0), content: Rc::default() }
 }
 
 fn use_all(store: &mut Store, device: &mut Device, state: &Rc<State>) -> Check {

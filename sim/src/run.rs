@@ -7,7 +7,7 @@ use std::rc::Rc;
 use dataplane::store::format::{Bytes, VERSION, VERSION_OF_ONE_LOG, crc32c};
 use dataplane::store::{
     BLOCK_BYTES, Block, Command, Control, CreateOptions, Event, Failure, Finished, GrowError, Limits, Lsn,
-    Media, Operation, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open, upgrade,
+    Media, Operation, READS_MAX, Request, RequestOp, Store, VolumeBlock, VolumeId, create, open, upgrade,
 };
 use fastrand::Rng;
 use uuid::Uuid;
@@ -222,6 +222,8 @@ struct Life<'a> {
     tags: u64,
     /// A page of the map, or of counts, could not be read: some commands fail until the store is opened again.
     out_of_reach: bool,
+    /// Blocks of metadata, and how often the device failed to read them in turn. Some it never reads again.
+    unread: HashMap<u64, u32>,
 }
 
 impl<'a> Life<'a> {
@@ -236,6 +238,7 @@ impl<'a> Life<'a> {
             under_way: Vec::new(),
             tags: 0,
             out_of_reach: false,
+            unread: HashMap::new(),
         }
     }
 
@@ -373,14 +376,14 @@ impl<'a> Life<'a> {
 
     fn carry_out(&mut self, under_way: UnderWay, rng: &mut Rng) {
         let UnderWay { request: Request { id, op }, mark } = under_way;
-        let fails = strikes(self.faults.for_request(&op), rng);
+        let fails = match op {
+            RequestOp::ReadMeta { block } => self.fails_lookup(block, rng),
+            _ => strikes(self.faults.for_request(&op), rng),
+        };
         let mut sums = Vec::new();
         let mut bytes = Rc::new([0; BLOCK_BYTES]);
         match op {
-            RequestOp::ReadMeta { .. } if fails => {
-                self.out_of_reach = true;
-                self.outcome.lookups += 1;
-            }
+            RequestOp::ReadMeta { .. } if fails => self.outcome.lookups += 1,
             RequestOp::ReadMeta { block } => bytes = self.device.block(block),
             RequestOp::ReadData { .. } if fails => {}
             RequestOp::ReadData { tag, offset, block, blocks } => {
@@ -412,6 +415,20 @@ impl<'a> Life<'a> {
             _ => Finished::Done,
         };
         self.store.finish(id, finished);
+    }
+
+    /// A read of metadata fails: once, or, one time in two, for as long as the store is open. As often as it is tried in turn, it is
+    /// out of reach.
+    fn fails_lookup(&mut self, block: Block, rng: &mut Rng) -> bool {
+        let before = self.unread.get(&block.0).copied().unwrap_or(0);
+        if before < READS_MAX && !strikes(self.faults.lookups, rng) {
+            self.unread.remove(&block.0);
+            return false;
+        }
+        let failed = if before == 0 && rng.bool() { READS_MAX } else { before + 1 };
+        self.unread.insert(block.0, failed);
+        self.out_of_reach |= failed >= READS_MAX;
+        true
     }
 
     fn fill(&mut self, tag: u64, offset: u32, blocks: &[Rc<Bytes>]) {
@@ -490,7 +507,7 @@ impl<'a> Life<'a> {
             Failure::Full => self.outcome.full += 1,
             Failure::NoVolume | Failure::OutOfRange | Failure::ReadOnly | Failure::Shrinking => {}
             Failure::TooManyVolumes | Failure::NameTaken => {}
-            Failure::WouldLoseData | Failure::ChecksumsDiffer => {}
+            Failure::WouldLoseData | Failure::ChecksumsDiffer | Failure::NoOrigin => {}
             Failure::Media if self.faults.data > 0 => {}
             Failure::Stopped if self.faults.metadata > 0 || self.out_of_reach => {}
             Failure::Corrupt if self.out_of_reach => self.outcome.unreachable += 1,

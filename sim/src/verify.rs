@@ -54,7 +54,7 @@ fn same_volumes(store: &Store, state: &State) -> Check {
         })
         .collect();
     let wanted = state.iter().zip(&found).map(|((id, volume), found)| {
-        let Volume { name, blocks, kind, settings, origin, content } = volume.clone();
+        let Volume { name, blocks, kind, settings, origin, content, .. } = volume.clone();
         (*id, name, blocks, kind, settings, origin, found.6.map(|_| content.len() as u64))
     });
     let wanted: Vec<_> = wanted.collect();

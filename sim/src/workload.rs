@@ -135,8 +135,10 @@ fn resize(state: &State, rng: &mut Rng) -> Action {
 
 fn configure(state: &State, rng: &mut Rng) -> Action {
     let volume = pick(state, rng).0;
-    if rng.u8(0..4) == 0 {
-        return control(Control::Detach { volume });
+    match rng.u8(0..8) {
+        0 | 1 => return control(Control::Detach { volume }),
+        2..5 => return control(Control::Promote { volume }),
+        _ => {}
     }
     // Seldom read-only: the others are there to be written.
     let read_only = rng.bool().then(|| rng.u8(0..4) == 0);

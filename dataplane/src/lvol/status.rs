@@ -17,8 +17,10 @@ pub(super) fn status(failure: Failure, kind: OpKind) -> Status {
         Failure::Media if kind != OpKind::Read => Status::WRITE_FAULT.dnr(),
         Failure::Corrupt | Failure::Media => Status::UNRECOVERED_READ_ERROR.dnr(),
         Failure::Stopped => Status::INTERNAL_ERROR.dnr(),
-        Failure::NameTaken | Failure::BadName | Failure::WouldLoseData | Failure::ChecksumsDiffer => {
-            Status::INVALID_FIELD.dnr()
-        }
+        Failure::NameTaken
+        | Failure::BadName
+        | Failure::WouldLoseData
+        | Failure::ChecksumsDiffer
+        | Failure::NoOrigin => Status::INVALID_FIELD.dnr(),
     }
 }

@@ -64,6 +64,16 @@ impl StoreSet {
         Ok(())
     }
 
+    /// A clone takes the place of what it was made from. See [`Control::Promote`].
+    ///
+    /// # Errors
+    /// When there is none, or it is no clone.
+    pub fn promote_volume(&self, name: &str) -> Result<(), StoreError> {
+        let (store, volume) = self.find_volume(name)?;
+        store.control(Control::Promote { volume: volume.info.id })?;
+        Ok(())
+    }
+
     /// Copies every block that a volume shares, so that it shares none, while hosts use it. Takes as long as that takes.
     ///
     /// # Errors

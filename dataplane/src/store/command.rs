@@ -130,6 +130,12 @@ pub enum Control {
         /// Which.
         volume: VolumeId,
     },
+    /// A clone takes the place of what it was made from: the snapshots up to its own become its snapshots, and what they were
+    /// made from becomes a clone. Nothing is copied.
+    Promote {
+        /// The clone.
+        volume: VolumeId,
+    },
     /// The volume holds again what a snapshot holds, and has its size.
     Rollback {
         /// Which.
@@ -176,6 +182,9 @@ pub enum Failure {
     /// The volume is still being shrunk.
     #[error("the volume is still being shrunk")]
     Shrinking,
+    /// The volume was made from nothing, or from what is gone.
+    #[error("it is no clone of anything that is there")]
+    NoOrigin,
     /// Of a volume and what it is to hold, one has checksums and the other has none.
     #[error("one has checksums, the other has none")]
     ChecksumsDiffer,

@@ -33,6 +33,10 @@ impl Store {
                 self.existing(*volume)?;
                 self.apply_ready(&Record::Detach { volume: *volume }).map(|()| None)
             }
+            Control::Promote { volume } => {
+                self.state.origin(self.writable(*volume)?).ok_or(Failure::NoOrigin)?;
+                self.apply_ready(&Record::Promote { volume: *volume }).map(|()| None)
+            }
             Control::Rollback { volume, snapshot } => self.rollback(*volume, *snapshot).map(|()| None),
             Control::Rename { volume, name } => {
                 self.existing(*volume)?;

@@ -3,7 +3,7 @@
 //! One command, one slot. A command that needs something first waits in its slot and is tried again from its last
 //! phase when anything has happened. Changes wait while a checkpoint finds places for changed pages, not while it is written.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use super::commands::Slot;
 use super::commit::{Log, Next};
 use super::format::{Bytes, CheckpointHeader, CountsPage, FANOUT, Layout, MapPage, Record};
 use super::grow::Growth;
+use super::recover::READS_MAX;
 use super::request::{Finished, Request, RequestId, RequestOp};
 use super::state::{Counters, State, VolumeInfo};
 use super::{Block, Lsn, VolumeId};
@@ -76,7 +77,8 @@ pub struct Store {
     retried: Vec<usize>,
     purposes: Vec<Option<Purpose>>,
     free_purposes: Vec<u32>,
-    loading: HashSet<Stop>,
+    /// Pages that are being read, and how often that failed.
+    loading: HashMap<Stop, u32>,
     requests: VecDeque<Request>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) stopped: bool,
@@ -105,7 +107,7 @@ impl Store {
             retried: Vec::with_capacity(limits.commands),
             purposes: Vec::new(),
             free_purposes: Vec::new(),
-            loading: HashSet::new(),
+            loading: HashMap::new(),
             requests: VecDeque::new(),
             events: VecDeque::new(),
             stopped: false,
@@ -199,7 +201,7 @@ impl Store {
         self.start_checkpoint();
         // What is being written cannot be read yet.
         if matches!(self.checkpoint, Checkpoint::Idle) {
-            let awaited = self.loading.iter().any(|stop| matches!(stop, Stop::Counts { .. }));
+            let awaited = self.loading.keys().any(|stop| matches!(stop, Stop::Counts { .. }));
             self.state.meta.space.trim(if awaited { COUNTS_PER_CHANGE } else { 0 });
             self.state.meta.pages.trim();
         }
@@ -281,17 +283,31 @@ impl Store {
             Stop::Commit => self.commit_wanted = true,
             Stop::Checkpoint if !matches!(self.checkpoint, Checkpoint::Idle) => {}
             Stop::Checkpoint => self.checkpoint_wanted = true,
-            Stop::Map { .. } | Stop::Counts { .. } if !self.loading.insert(stop) => {}
-            Stop::Map { block, .. } => self.request(Purpose::Load(stop), RequestOp::ReadMeta { block }),
-            Stop::Counts { page } => {
-                let block = self.state.meta.space.page_block(page);
-                self.request(Purpose::Load(stop), RequestOp::ReadMeta { block });
+            Stop::Map { .. } | Stop::Counts { .. } if self.loading.contains_key(&stop) => {}
+            Stop::Map { .. } | Stop::Counts { .. } => {
+                self.loading.insert(stop, 0);
+                self.load(stop);
             }
         }
         Ok(())
     }
 
+    fn load(&mut self, stop: Stop) {
+        let block = match stop {
+            Stop::Map { block, .. } => block,
+            Stop::Counts { page } => self.state.meta.space.page_block(page),
+            Stop::Commit | Stop::Checkpoint | Stop::Full | Stop::Damaged => unreachable!("nothing to read"),
+        };
+        self.request(Purpose::Load(stop), RequestOp::ReadMeta { block });
+    }
+
+    /// What could not be read is read again: only what fails more often is out of reach.
     fn loaded(&mut self, stop: Stop, finished: Finished<'_>) {
+        let failed = self.loading.get_mut(&stop).expect("what is read was asked for");
+        *failed += 1;
+        if matches!(finished, Finished::Failed) && *failed < READS_MAX {
+            return self.load(stop);
+        }
         self.loading.remove(&stop);
         let bytes = if let Finished::Meta(bytes) = finished { Some(bytes) } else { None };
         insert(&mut self.state, stop, bytes);

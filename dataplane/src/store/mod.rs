@@ -40,6 +40,7 @@ pub use direct::{Found, Prepared};
 pub use format::GrowError;
 pub use machine::{Limits, Store};
 pub use open::{CreateOptions, Media, MediaError, OpenError, create, open, upgrade};
+pub use recover::READS_MAX;
 pub use request::{Finished, Request, RequestId, RequestOp};
 pub use state::{Counters, Settings, VolumeInfo, VolumeKind};
 pub use usage::Usage;

@@ -20,7 +20,7 @@ use super::state::{State, Volume};
 use super::{BLOCK_BYTES, Block, VolumeId};
 
 /// How often a block of metadata is read before it counts as unreadable.
-pub(crate) const READS_MAX: u32 = 3;
+pub const READS_MAX: u32 = 3;
 /// Blocks that are read at a time: 1 MiB.
 pub(crate) const READ_AHEAD: usize = 256;
 /// Blocks in which the copies of a checkpoint may differ while one that is whole can be made of both: all ways to choose are tried.

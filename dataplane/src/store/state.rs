@@ -287,6 +287,10 @@ impl State {
             | Record::Rename { volume, .. }
             | Record::Configure { volume, .. }
             | Record::Detach { volume } => self.live(volume).map(|_| 0).ok_or(Stop::Damaged),
+            Record::Promote { volume } => {
+                let volume = self.live(volume).ok_or(Stop::Damaged)?;
+                self.origin(volume).map(|_| 0).ok_or(Stop::Damaged)
+            }
             Record::Resize { volume, blocks } => self.ready_resize(volume, blocks),
             Record::Rollback { volume, snapshot, husk } => {
                 let free = self.volumes.get(husk.0 as usize).is_some_and(Option::is_none);
@@ -456,6 +460,7 @@ impl State {
                 entry.flags = entry.flags & !SETTABLE | flags & SETTABLE;
             }
             Record::Detach { volume } => self.place_mut(volume).entry.origin = 0.into(),
+            Record::Promote { volume } => self.promote(volume),
             Record::Delete { volume } => self.delete(volume),
             Record::Resize { volume, blocks } => self.resize(volume, blocks),
             Record::Rollback { volume, snapshot, husk } => self.rollback(volume, snapshot, husk),
@@ -533,6 +538,42 @@ impl State {
         self.reaps(id);
         let orphans = self.volumes.iter_mut().flatten().filter(|other| other.entry.origin == id.0 + 1);
         orphans.for_each(|orphan| orphan.entry.origin = 0.into());
+    }
+
+    /// What a volume was made from, while that is there.
+    pub(crate) fn origin(&self, volume: &Volume) -> Option<VolumeId> {
+        let origin = volume.entry.origin.get().checked_sub(1).map(VolumeId)?;
+        self.live(origin).map(|_| origin)
+    }
+
+    /// A clone of a snapshot of a volume: the snapshots of the volume up to that one become the clone's, and the volume a clone
+    /// of that one. A clone of the volume itself: the same with the snapshots that are older than the clone.
+    fn promote(&mut self, id: VolumeId) {
+        let clone = self.place_mut(id).entry.clone();
+        let from = VolumeId(clone.origin.get() - 1);
+        let source = self.place_mut(from).entry.clone();
+        let of_snapshot = source.flags & VolumeEntry::SNAPSHOT != 0;
+        let (parent, until) = if of_snapshot {
+            (source.origin.get().checked_sub(1).map(VolumeId), source.born.get())
+        } else {
+            (Some(from), clone.born.get())
+        };
+        let parent = parent.filter(|parent| *parent != id && self.live(*parent).is_some());
+        if of_snapshot {
+            self.place_mut(from).entry.origin = (id.0 + 1).into();
+        }
+        self.place_mut(id).entry.origin = 0.into();
+        let Some(parent) = parent else { return };
+        for other in self.volumes.iter_mut().flatten() {
+            let entry = &mut other.entry;
+            let older = entry.born.get() <= until && entry.flags & VolumeEntry::SNAPSHOT != 0;
+            if older && entry.origin == parent.0 + 1 {
+                entry.origin = (id.0 + 1).into();
+            }
+        }
+        let before = self.place_mut(parent).entry.origin;
+        self.place_mut(id).entry.origin = if before == id.0 + 1 { 0.into() } else { before };
+        self.place_mut(parent).entry.origin = (if of_snapshot { from.0 } else { id.0 } + 1).into();
     }
 
     fn resize(&mut self, id: VolumeId, blocks: u64) {

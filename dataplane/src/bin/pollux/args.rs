@@ -270,7 +270,7 @@ pub(crate) enum StoreCommand {
         /// Make it even when the device holds something, which is lost
         #[arg(long)]
         force: bool,
-        /// Volumes, snapshots and clones at most [default: one for each 16 MiB, 256 to 16384]
+        /// Volumes, snapshots and clones at most [default: one for each 2 MiB, 256 to 16384]
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32766))]
         volumes_max: Option<u32>,
         #[command(flatten)]
@@ -441,6 +441,13 @@ pub(crate) enum VolumeCommand {
     },
     /// Copy all that a volume shares, so that it depends on nothing else; hosts go on meanwhile
     Flatten {
+        /// STORE/NAME or UUID
+        volume: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Let a clone take the place of what it was made from: snapshots up to its own become its snapshots
+    Promote {
         /// STORE/NAME or UUID
         volume: String,
         #[command(flatten)]

@@ -50,6 +50,9 @@ pub(crate) fn run(command: &VolumeCommand) -> Result<(), Failure> {
         VolumeCommand::Flatten { volume, socket } => {
             call(socket, "bdev_lvol_inflate", Some(&json!({"name": volume, "reserve": false}))).map(drop)
         }
+        VolumeCommand::Promote { volume, socket } => {
+            call(socket, "bdev_lvol_promote", Some(&json!({"name": volume}))).map(drop)
+        }
         VolumeCommand::Usage { volume, json, socket } => usage(volume, *json, socket),
         VolumeCommand::Diff { before, after, json, socket } => diff(before, after, *json, socket),
         VolumeCommand::Rename { volume, name, socket } => {

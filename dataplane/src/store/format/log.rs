@@ -120,6 +120,11 @@ pub enum Record<'a> {
         /// Which.
         volume: VolumeId,
     },
+    /// The clone takes the place of what it was made from.
+    Promote {
+        /// Which.
+        volume: VolumeId,
+    },
     /// One bounded step of freeing what lies beyond a volume's size.
     Reap {
         /// Whose.
@@ -142,6 +147,7 @@ impl Record<'_> {
             Self::Reap { volume } => (8, volume, 0, &[]),
             Self::Configure { volume, flags } => (9, volume, u64::from(flags), &[]),
             Self::Detach { volume } => (10, volume, 0, &[]),
+            Self::Promote { volume } => (11, volume, 0, &[]),
         }
     }
 
@@ -298,6 +304,7 @@ impl<'a> Records<'a> {
             8 => Record::Reap { volume },
             9 => Record::Configure { volume, flags: value.to_le_bytes()[0] },
             10 => Record::Detach { volume },
+            11 => Record::Promote { volume },
             kind => return Err(bad("kind", kind.into())),
         })
     }

@@ -5,8 +5,8 @@ use crate::store::format::{
     CheckpointHeader, CountsPage, DiskSuperblock, FormatError, Layout, LogBlock, LogHeader, MapPage, Record,
 };
 use crate::store::{
-    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, Reach, VolumeId, VolumeKind, check,
-    create, open,
+    Block, Control, Failure, Fault, Limits, Media, OpenError, Operation, READS_MAX, Reach, VolumeId,
+    VolumeKind, check, create, open,
 };
 
 #[test]
@@ -381,7 +381,7 @@ fn a_page_of_a_map_that_the_device_cannot_read_fails_what_it_maps_until_the_stor
     let mut rig = rig.reopen();
     let mut refused = Vec::new();
     // The first page that is read for it is its root, which both leaves hang on.
-    rig.unreadable = 1;
+    rig.unreadable = READS_MAX;
     refused.push(rig.read(hurt, 0, 8));
     refused.push(rig.write(hurt, 0, 8, 3).map(|()| Vec::new()));
     refused.push(rig.read(hurt, 300, 8));
@@ -394,4 +394,19 @@ fn a_page_of_a_map_that_the_device_cannot_read_fails_what_it_maps_until_the_stor
     assert_eq!(rig.read(sound, 0, 8), Ok(vec![4; 8]));
     assert_eq!(rig.store.counters().lost_pages, 0);
     assert_eq!(check(&mut rig.media, true).unwrap().faults, []);
+}
+
+#[test]
+fn a_page_of_metadata_that_the_device_reads_at_last_is_as_good_as_any() {
+    let mut rig = Rig::new();
+    let volume = rig.create("v", 600);
+    rig.write(volume, 0, 8, 1).unwrap();
+    let mut rig = rig.reopen();
+    rig.unreadable = READS_MAX - 1;
+    assert_eq!(rig.read(volume, 0, 8), Ok(vec![1; 8]));
+    assert_eq!(rig.unreadable, 0);
+    rig.unreadable = READS_MAX - 1;
+    assert_eq!(rig.control(Control::Delete { volume }), Ok(None));
+    rig.reap();
+    assert_eq!(check(&mut rig.reopen().media, true).unwrap().faults, []);
 }

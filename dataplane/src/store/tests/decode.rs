@@ -121,6 +121,7 @@ proptest! {
             Record::Reap { volume },
             Record::Configure { volume, flags: VolumeEntry::READ_ONLY },
             Record::Detach { volume },
+            Record::Promote { volume },
         ];
         let mut log = LogBlock::default();
         for record in &records {

@@ -269,3 +269,29 @@ fn a_rotten_block_is_not_copied_as_if_it_were_data() {
     assert_eq!(rig.own(volume, 0, 1), Err(Failure::Corrupt));
     assert_eq!(rig.read(volume, 0, 1), Err(Failure::Corrupt));
 }
+
+#[test]
+fn a_promoted_clone_has_the_snapshots_up_to_its_own_and_the_volume_is_its_clone() {
+    let mut rig = Rig::new();
+    let volume = rig.create("v", 100);
+    let [old, middle, young] =
+        ["old", "middle", "young"].map(|name| rig.copy(volume, name, VolumeKind::Snapshot));
+    let clone = rig.copy(middle, "clone", VolumeKind::Writable);
+    let other = rig.copy(middle, "other", VolumeKind::Writable);
+    assert_eq!(rig.control(Control::Promote { volume }), Err(Failure::NoOrigin));
+    assert_eq!(rig.control(Control::Promote { volume: middle }), Err(Failure::ReadOnly));
+    rig.control(Control::Promote { volume: clone }).unwrap();
+    let mut rig = rig.reopen();
+    let origins =
+        |rig: &Rig| [volume, old, middle, young, clone, other].map(|id| rig.store.volume(id).unwrap().origin);
+    let after = [Some(middle), Some(clone), Some(clone), Some(volume), None, Some(middle)];
+    assert_eq!(origins(&rig), after);
+    rig.control(Control::Promote { volume }).unwrap();
+    let before = [None, Some(volume), Some(volume), Some(volume), Some(middle), Some(middle)];
+    assert_eq!(origins(&rig), before);
+    // Of a volume itself: what it has of snapshots changes sides with it.
+    let copy = rig.copy(volume, "copy", VolumeKind::Writable);
+    rig.control(Control::Promote { volume: copy }).unwrap();
+    assert_eq!(rig.store.volume(copy).unwrap().origin, None);
+    assert_eq!(origins(&rig), [Some(copy), Some(copy), Some(copy), Some(copy), Some(middle), Some(middle)]);
+}

@@ -41,6 +41,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_lvol_set_read_only" (WhichVolume) -> "`true`", volumes::set_read_only, "Lets hosts no longer change a volume."),
     method!(change "bdev_lvol_configure" (Configure) -> "`true`", volumes::configure, "Says how a volume may be used from now on. Not in SPDK."),
     method!(change "bdev_lvol_decouple_parent" (WhichVolume) -> "`true`", volumes::decouple, "A volume no longer names what it was made from. Nothing is copied: a block belongs to all that refer to it."),
+    method!(change "bdev_lvol_promote" (WhichVolume) -> "`true`", volumes::promote, "A clone takes the place of what it was made from: the snapshots up to the one that it was made from become its own, and the volume they were taken of becomes its clone. Nothing is copied, names stay. Not in SPDK."),
     method!(read "bdev_lvol_inflate" (Inflate) -> "`true`", volumes::inflate, "Copies all that a volume shares, while hosts use it, forgets what it was made from, and reserves space for all of it."),
     method!(change "bdev_lvol_rename" (RenameVolume) -> "`true`", volumes::rename_volume, "Gives a volume another name. Its device keeps its UUID as name."),
     method!(change "bdev_lvol_delete" (WhichVolume) -> "`true`", volumes::delete_volume, "Deletes a volume or snapshot; namespaces on it are removed first. What was made from it stays."),
@@ -87,7 +88,7 @@ fn failure_errno(failure: Failure) -> Errno {
         Failure::NoVolume => Errno::NODEV,
         Failure::ReadOnly => Errno::PERM,
         Failure::Media | Failure::Corrupt | Failure::Stopped => Errno::IO,
-        Failure::OutOfRange | Failure::BadName | Failure::ChecksumsDiffer => Errno::INVAL,
+        Failure::OutOfRange | Failure::BadName | Failure::ChecksumsDiffer | Failure::NoOrigin => Errno::INVAL,
         Failure::WouldLoseData => Errno::NOTEMPTY,
     }
 }

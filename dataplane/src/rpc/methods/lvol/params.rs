@@ -47,7 +47,7 @@ described! {
         md_page_size: Option<u32>,
         /// Make it even when the device holds something, which is lost. Default `false`. Not in SPDK.
         force: Option<bool>,
-        /// Volumes, snapshots and clones at most, up to 32766. Default: one for each 16 MiB, 256–16384. Not in SPDK.
+        /// Volumes, snapshots and clones at most, up to 32766. Default: one for each 2 MiB, 256–16384. It stays. Not in SPDK.
         volumes_max: Option<u32>,
         /// Its identity; random by default. Not in SPDK.
         uuid: Option<Uuid>,

@@ -95,6 +95,11 @@ pub(super) fn decouple(control: &Control, params: WhichVolume) -> RpcResult {
     done()
 }
 
+pub(super) fn promote(control: &Control, params: WhichVolume) -> RpcResult {
+    control.stores.promote_volume(&params.name).map_err(|error| refused(&error))?;
+    done()
+}
+
 pub(super) fn inflate(control: &Control, params: Inflate) -> RpcResult {
     let reserve = params.reserve.unwrap_or(true).then_some(true);
     let stores = &control.stores;
