@@ -267,6 +267,26 @@ fn what_is_written_is_on_every_copy() {
 }
 
 #[test]
+fn paths_show_whether_their_node_serves_the_volume() {
+    let mut cluster = Cluster::start();
+    let shown = |cluster: &Cluster, node: usize| {
+        let listeners = cluster.nodes[node]
+            .daemon
+            .call("nvmf_subsystem_get_listeners", json!({"nqn": FRONT}))
+            .expect("listed");
+        let group = &listeners[0]["ana_states"][0];
+        assert_eq!(group["ana_group"], 1, "that of the first namespace");
+        group["ana_state"].as_str().expect("a word").to_owned()
+    };
+    assert_eq!(shown(&cluster, 0), "inaccessible");
+    cluster.activate(0, &[0, 1, 2]);
+    assert_eq!([0, 1, 2].map(|node| shown(&cluster, node)), ["optimized", "inaccessible", "inaccessible"]);
+    cluster.nodes[0].daemon.call("volume_deactivate", json!({"name": "v"})).expect("let go");
+    cluster.activate(1, &[0, 1, 2]);
+    assert_eq!([0, 1, 2].map(|node| shown(&cluster, node)), ["inaccessible", "optimized", "inaccessible"]);
+}
+
+#[test]
 fn a_lost_replica_holds_writes_until_it_is_recorded_out_and_gets_back_what_it_missed() {
     let mut cluster = Cluster::start();
     cluster.activate(0, &[0, 1, 2]);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a scenario inside the guest can ask of the host: RPCs to the target, its end and return, partitions, replayed logs of writes.
+# What a scenario inside the guest can ask of the host: RPCs to the target, its end and return, partitions, replayed logs of writes,
+# and what nodes.sh has for clusters.
 #
-# Sourced after target.sh. A request is a file of NUL-separated words moved into $SHARE/requests; the answer, its status
+# Sourced after target.sh and nodes.sh. A request is a file of NUL-separated words moved into $SHARE/requests; the answer, its status
 # on the first line, is moved into $SHARE/answers under the same name.
 
 PORT=4420
@@ -39,6 +40,7 @@ action() {
         partition) partition "$1" ;;
         heal) in_namespace nft delete table inet lab ;;
         unplug) ip -n "$NAMESPACE" link set peer0 nomaster ;;
+        node) node_action "$@" ;;
         plug) ip -n "$NAMESPACE" link set peer0 master bridge0 ;;
         path) echo "$WORK/$1" ;;
         file) truncate -s "$2" "$WORK/$1" && echo "$WORK/$1" ;;

@@ -1,5 +1,6 @@
 //! A device that fails, delays or holds I/O of another device by rules: for tests, and for drills.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,9 +13,12 @@ use uuid::Uuid;
 
 use super::counters::{CounterBook, Meter};
 use super::{
-    BlockSize, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, IoDone, OpKind, Queue,
-    QueueContext, Submission,
+    BlockSize, Claim, ClaimKind, Device, DeviceCounters, DeviceError, DeviceInfo, DeviceRegistry, Done, Io,
+    IoDone, OpKind, Queue, QueueContext, Submission,
 };
+
+/// What the name of a device that injects errors begins with, before that of the device below.
+const PREFIX: &str = "EE_";
 
 /// What happens to an I/O that a rule applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,12 +96,20 @@ pub struct FaultDevice {
     inner: Arc<dyn Device>,
     rules: Arc<Rules>,
     injected: CounterBook,
+    /// Keeps others from the device below.
+    _claim: Option<Claim>,
 }
 
 impl FaultDevice {
     /// A device named `name` in front of `inner`.
     pub fn new(name: &str, inner: Arc<dyn Device>) -> Self {
-        Self { name: name.into(), inner, rules: Arc::default(), injected: CounterBook::default() }
+        let (rules, injected) = (Arc::default(), CounterBook::default());
+        Self { name: name.into(), inner, rules, injected, _claim: None }
+    }
+
+    fn over(name: &str, claim: Claim) -> Self {
+        let inner = Arc::clone(claim.device());
+        Self { _claim: Some(claim), ..Self::new(name, inner) }
     }
 
     /// Adds a rule behind the others.
@@ -251,6 +263,54 @@ impl Queue for FaultQueue {
     }
 }
 
+/// The devices of a process that inject errors.
+#[derive(Default)]
+pub struct FaultTable(Mutex<BTreeMap<String, (String, Arc<FaultDevice>)>>);
+
+impl FaultTable {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (String, Arc<FaultDevice>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a device in front of another, and adds it to the registry; its name is that of the other after `EE_`.
+    ///
+    /// # Errors
+    /// The other is missing or in use, or the name taken.
+    pub fn create(&self, registry: &DeviceRegistry, base: &str) -> Result<String, DeviceError> {
+        let name = format!("{PREFIX}{base}");
+        let claim = registry.claim(base, ClaimKind::Exclusive, &format!("device {name}"))?;
+        let device = Arc::new(FaultDevice::over(&name, claim));
+        registry.add(Arc::clone(&device) as Arc<dyn Device>)?;
+        self.lock().insert(name.clone(), (base.to_owned(), device));
+        Ok(name)
+    }
+
+    /// The device of that name.
+    ///
+    /// # Errors
+    /// There is none that injects errors.
+    pub fn get(&self, name: &str) -> Result<Arc<FaultDevice>, DeviceError> {
+        let found = self.lock().get(name).map(|(_, device)| Arc::clone(device));
+        found.ok_or_else(|| DeviceError::NotFound { name: name.to_owned() })
+    }
+
+    /// Removes a device that nobody uses; the one below is free again.
+    ///
+    /// # Errors
+    /// There is none of that name that injects errors, or it is in use.
+    pub fn delete(&self, registry: &DeviceRegistry, name: &str) -> Result<(), DeviceError> {
+        drop(self.get(name)?);
+        registry.delete(name)?;
+        self.lock().remove(name);
+        Ok(())
+    }
+
+    /// The names of the devices below, in the order of names.
+    pub fn bases(&self) -> Vec<String> {
+        self.lock().values().map(|(base, _)| base.clone()).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +368,21 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(20));
         device.clear();
         assert!(rig.submit(1, Op::Flush).is_some());
+    }
+
+    #[test]
+    fn a_device_with_one_in_front_is_nobody_elses() {
+        let (registry, faults) = (DeviceRegistry::default(), FaultTable::default());
+        let memory = MemoryDevice::new("m", BlockSize::B512, 64, Uuid::nil()).unwrap();
+        registry.add(Arc::new(memory)).unwrap();
+        assert_eq!(faults.create(&registry, "m").unwrap(), "EE_m");
+        assert!(matches!(registry.delete("m"), Err(DeviceError::Claimed { .. })));
+        assert!(matches!(faults.create(&registry, "m"), Err(DeviceError::Claimed { .. })));
+        assert!(matches!(faults.delete(&registry, "m"), Err(DeviceError::NotFound { .. })));
+        assert_eq!(faults.bases(), ["m"]);
+        faults.delete(&registry, "EE_m").unwrap();
+        assert!(faults.get("EE_m").is_err() && registry.get("EE_m").is_err());
+        registry.delete("m").unwrap();
     }
 
     #[test]

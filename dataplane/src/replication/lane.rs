@@ -295,11 +295,12 @@ impl Lane {
         if let Some(current) = &self.current {
             let (head, lane) = (Arc::clone(&current.head), current.number);
             let mut machine = head.lock();
-            if tick {
-                machine.on_tick(now);
-            }
             for (id, outcome) in self.outcomes.drain(..) {
                 machine.finish(id, outcome, now);
+            }
+            // Afterwards: what has been answered is not late, however late we look.
+            if tick {
+                machine.on_tick(now);
             }
             head.gather(&mut machine, lane, &mut self.gathered);
         }

@@ -20,7 +20,7 @@ use crate::volume::format::{self, BLOCK_BYTES, Superblock};
 use crate::volume::{Epoch, HeadId, REGION_BYTES_MAX, Replica, ReplicaState, Session};
 
 /// How long a replica lets nobody else in after it heard from the head.
-pub(super) const LEASE: Duration = Duration::from_secs(2);
+pub(super) const LEASE: Duration = Duration::from_millis(1500);
 /// How long commands of a head that is refused are waited for.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How often they are looked at.

@@ -387,6 +387,13 @@ impl VolumeTable {
         replica.forbid(Epoch(epoch))
     }
 
+    /// Whether this node serves a volume; `None` when there is none of that name.
+    pub fn serves(&self, name: &str) -> Option<bool> {
+        let (_, volume) = self.volume(name).ok()?;
+        let phase = volume.status().map(|status| status.phase);
+        Some(matches!(phase, Some(Phase::Active | Phase::Changing { .. })))
+    }
+
     /// One volume.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use crate::volume::{
 /// How far clocks of nodes may run apart: crystals are a tenth as bad.
 const DRIFT_PPM: u32 = 1000;
 /// A replica that has not answered for this long is given up.
-const SLOW_NS: u64 = 900 * fabrics::NS_PER_MS;
+const SLOW_NS: u64 = 700 * fabrics::NS_PER_MS;
 /// How often idle regions are looked for.
 const CLEAN_NS: u64 = 5 * fabrics::NS_PER_S;
 /// How often replicas that are not attached are tried.

@@ -7,6 +7,7 @@ use reactors::{IdleMode, ReactorHandle};
 
 use super::notify::Notifications;
 use crate::assembly::Assembly;
+use crate::device::fault::FaultTable;
 use crate::device::nvmf::ControllerTable;
 use crate::device::{DeviceRegistry, NvmeOptions};
 use crate::logs::LogControl;
@@ -21,6 +22,8 @@ pub struct Control {
     pub assembly: Assembly,
     /// The devices.
     pub devices: DeviceRegistry,
+    /// Those of them that inject errors.
+    pub faults: FaultTable,
     /// The stores on them.
     pub stores: StoreSet,
     /// Replicas, and the volumes that consist of them.

@@ -494,7 +494,12 @@ impl Volume {
     fn give_up_slow(&mut self, now: Now) {
         let slow_ns = self.config.slow_ns;
         let late = |pending: &&Pending| !pending.dead && now.since(pending.sent) > slow_ns;
-        let slow: Members = self.requests.iter().filter(late).map(|pending| pending.replica).collect();
+        let mut slow: Members = self.requests.iter().filter(late).map(|pending| pending.replica).collect();
+        let counted = (self.recorded | self.pledged) - self.failed;
+        if slow.covers(counted) && !matches!(self.phase, Phase::Fencing { .. }) {
+            // Nobody would be left to serve with: the leases say whether they are there.
+            slow -= counted;
+        }
         for replica in slow.iter() {
             self.fail(replica, LossReason::Slow, now);
         }

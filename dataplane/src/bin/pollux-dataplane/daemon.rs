@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dataplane::assembly::Assembly;
 use dataplane::config::Idling;
 use dataplane::device::DeviceRegistry;
+use dataplane::device::fault::FaultTable;
 use dataplane::device::nvmf::ControllerTable;
 use dataplane::logs::LogControl;
 use dataplane::lvol::StoreSet;
@@ -38,6 +39,7 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
         assembly,
         stores: StoreSet::new(devices.clone(), reactors.handles().to_vec()),
         devices,
+        faults: FaultTable::default(),
         volumes: VolumeTable::default(),
         controllers: ControllerTable::default(),
         nvme_options: Mutex::default(),

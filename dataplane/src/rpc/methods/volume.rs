@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nvme::Nqn;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -240,6 +241,19 @@ fn show_paths(target: &Target, volume: &str, serves: bool) {
             if let Err(error) = target.set_ana_state(&nqn, listener.address, state, group) {
                 tracing::warn!(volume, %error, "the ANA state of a path cannot be set");
             }
+        }
+    }
+}
+
+/// Paths that were just made show whether this node serves the volumes behind them.
+pub(super) fn show_new_paths(control: &Control, nqn: &Nqn) {
+    let Ok(subsystem) = control.target().subsystem(nqn) else { return };
+    for volume in subsystem.namespaces.iter().map(|namespace| &namespace.device) {
+        let mut shown = None;
+        // Once more if it was activated or deposed meanwhile.
+        while let Some(serves) = control.volumes.serves(volume).filter(|serves| shown != Some(*serves)) {
+            show_paths(control.target(), volume, serves);
+            shown = Some(serves);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Devices.
 
+mod error;
 mod nvme;
 mod params;
 mod pcie;
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use params::{
-    AioCreate, GetBdevs, GetIostat, MallocCreate, Named, NullCreate, NullResize, SetQosLimit, UringCreate,
+    AioCreate, ErrorCreate, ErrorInject, GetBdevs, GetIostat, MallocCreate, Named, NullCreate, NullResize,
+    SetQosLimit, UringCreate,
 };
 
 use super::done;
@@ -37,6 +39,9 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "bdev_aio_create" (AioCreate) -> "the name", aio_create, "The same as `bdev_uring_create`."),
     method!(change "bdev_aio_delete" (Named) -> "`true`", file_delete, "The same as `bdev_uring_delete`."),
     method!(change "bdev_aio_rescan" (Named) -> "`true`", rescan, "The same as `bdev_uring_rescan`."),
+    method!(change "bdev_error_create" (ErrorCreate) -> "the name", error::create, "Puts a device in front of another that fails or holds I/O when told to: for tests and drills."),
+    method!(change "bdev_error_delete" (Named) -> "`true`", error::delete, "Takes it away; namespaces on it are removed first. The device below stays."),
+    method!(change "bdev_error_inject_error" (ErrorInject) -> "`true`", error::inject, "Lets the next I/Os of a kind fail, or hang."),
     method!(change "bdev_nvme_set_options" (nvme::SetOptions) -> "`true`", nvme::set_options, "Says how controllers are treated: those of this machine from now on, those of other targets when they are attached from now on."),
     method!(change "bdev_nvme_attach_controller" (nvme::Attach) -> "the names of the devices", nvme::attach, "Makes devices of the namespaces of a controller."),
     method!(change "bdev_nvme_detach_controller" (nvme::Detach) -> "`true`", nvme::detach, "Disconnects from a controller and deletes its devices; namespaces on them are removed first."),
@@ -274,7 +279,8 @@ fn examined(_: &Control, _: super::NoParams) -> RpcResult {
 /// The calls that make the devices as they are now.
 pub(super) fn saved(control: &Control) -> Vec<Value> {
     let made = control.devices.list();
-    let devices = made.iter().filter_map(render::call).chain(nvme::saved(control));
+    let own = made.iter().filter_map(render::call);
+    let devices = own.chain(error::saved(control)).chain(nvme::saved(control));
     let limits = made.iter().filter(|listed| listed.limits.is_on()).map(render::limit_call);
     devices.chain(super::lvol::saved(control)).chain(super::volume::saved(control)).chain(limits).collect()
 }

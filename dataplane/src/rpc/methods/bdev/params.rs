@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::described;
+use crate::{described, described_words};
 
 described! {
     /// What hosts may take of a device. What is not given stays; 0 is no limit.
@@ -163,5 +163,57 @@ described! {
         per_channel: Option<bool>,
         /// Only nothing or `none`: statistics only grow.
         reset_mode: Option<String>,
+    }
+}
+
+described! {
+    /// A device in front of another.
+    pub(super) struct ErrorCreate {
+        /// The device below, which nobody else may use then. The new one is called the same, after `EE_`.
+        base_name: String,
+    }
+}
+
+described_words! {
+    /// Which I/Os an error is for.
+    pub(super) enum ErrorIoType {
+        /// Reads.
+        Read = "read",
+        /// Writes.
+        Write = "write",
+        /// Flushes.
+        Flush = "flush",
+        /// Deallocation.
+        Unmap = "unmap",
+        /// Zeroing.
+        WriteZeroes = "write_zeroes",
+        /// Any.
+        All = "all",
+        /// None: errors that were injected before are called off, and what hangs goes on.
+        Clear = "clear",
+    }
+}
+
+described_words! {
+    /// What becomes of them.
+    pub(super) enum ErrorType {
+        /// They fail with Internal Error, and never reach the device.
+        Failure = "failure",
+        /// They hang until errors are cleared.
+        Pending = "pending",
+    }
+}
+
+described! {
+    /// Errors to inject.
+    pub(super) struct ErrorInject {
+        /// The device that injects them.
+        name: String,
+        /// Which I/Os.
+        io_type: ErrorIoType,
+        /// What becomes of them. Default `failure`.
+        error_type: Option<ErrorType>,
+        /// How many of them. Default 1.
+        num: Option<u32>,
     }
 }

@@ -14,7 +14,7 @@ use crate::assembly::AssemblyError;
 use crate::device::DeviceError;
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
-use crate::rpc::methods::done;
+use crate::rpc::methods::{done, volume};
 use crate::rpc::notify::Topic;
 use crate::target::{AnaState, ControlError, NamespaceOptions, Referral, SubsystemOptions, TransportOptions};
 
@@ -130,8 +130,9 @@ pub(super) fn add_ns(control: &Control, params: AddNs) -> RpcResult {
     options.nguid = namespace.nguid.as_deref().map(|nguid| bytes("nguid", nguid)).transpose()?;
     options.eui64 = namespace.eui64.as_deref().map(|eui64| bytes("eui64", eui64)).transpose()?;
     options.ana_group = namespace.anagrpid.filter(|group| *group != 0);
-    let nsid =
-        control.target().add_namespace(&nqn(&params.nqn)?, options).map_err(|error| refused(&error))?;
+    let name = nqn(&params.nqn)?;
+    let nsid = control.target().add_namespace(&name, options).map_err(|error| refused(&error))?;
+    volume::show_new_paths(control, &name);
     Ok(Value::from(nsid.get()))
 }
 
@@ -149,14 +150,16 @@ pub(super) fn add_listener(control: &Control, params: AddListener) -> RpcResult 
     let state = params.ana_state.filter(|state| *state != AnaStateWord::Optimized);
     let address = params.listen_address.resolve(None)?;
     let address = control.target().add_listener(&name, address).map_err(|error| refused(&error))?;
-    let Some(state) = state else { return done() };
-    control.target().set_ana_state(&name, address, state.into(), None).map_err(|error| {
-        // The listener was made by this call; without its state it must not stay.
-        if let Err(error) = control.target().remove_listener(&name, address) {
-            tracing::warn!(%error, %address, "listener stays");
-        }
-        refused(&error)
-    })?;
+    if let Some(state) = state {
+        control.target().set_ana_state(&name, address, state.into(), None).map_err(|error| {
+            // The listener was made by this call; without its state it must not stay.
+            if let Err(error) = control.target().remove_listener(&name, address) {
+                tracing::warn!(%error, %address, "listener stays");
+            }
+            refused(&error)
+        })?;
+    }
+    volume::show_new_paths(control, &name);
     done()
 }
 
