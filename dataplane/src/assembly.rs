@@ -12,14 +12,16 @@ use fabrics::tcp::target::TargetParams;
 use reactors::{ReactorContext, ReactorHandle, RunError};
 use transport::rdma::VerbsError;
 use transport::rdma::target::{
-    RdmaAcceptor, RdmaConfig, RdmaListenError, RdmaReactorTraffic, RdmaTarget, RdmaTargetPoller,
+    RdmaAcceptor, RdmaConfig, RdmaDeviceEvents, RdmaListenError, RdmaReactorTraffic, RdmaTarget,
+    RdmaTargetPoller,
 };
 use transport::tcp::target::{Acceptor, ListenError, ReactorTraffic, TcpTarget, TcpTargetPoller};
 use transport::{ListenerId, TransportId, TransportKind};
 
 use crate::target::limits::IO_QUEUES_MAX;
 use crate::target::{
-    BoundListener, ControlError, Listeners, ReactorTarget, Target, TargetPoller, TransportOptions,
+    BoundListener, ControlError, ListenAddress, Listeners, ReactorTarget, Target, TargetPoller,
+    TransportOptions,
 };
 
 /// Connections of the TCP transport: each costs some kilobytes here and its socket buffers in the kernel.
@@ -152,6 +154,26 @@ impl Assembly {
         self.rdma.get().map(|rdma| rdma.reactor_stats()).unwrap_or_default()
     }
 
+    /// What RDMA devices said; nothing without the transport.
+    #[must_use]
+    pub fn rdma_events(&self) -> RdmaDeviceEvents {
+        self.rdma.get().map(|rdma| rdma.device_events()).unwrap_or_default()
+    }
+
+    /// Whether an address that a subsystem has is still listened on: the device under it may be gone.
+    #[must_use]
+    pub fn is_listening(&self, address: &ListenAddress) -> bool {
+        match address.transport {
+            TransportKind::Tcp => true,
+            TransportKind::Rdma => {
+                let listens = |rdma: &Arc<RdmaTarget>| {
+                    rdma.listeners().iter().any(|(_, socket)| *socket == address.socket)
+                };
+                self.rdma.get().is_some_and(listens)
+            }
+        }
+    }
+
     /// What each reactor's TCP driver did; empty without the transport.
     #[must_use]
     pub fn tcp_traffic(&self) -> Vec<ReactorTraffic> {
@@ -213,6 +235,7 @@ fn rdma_config(options: &TransportOptions) -> RdmaConfig {
             io_entries_max: entries(options.queue_depth_max),
             qid_max: options.io_queues_per_controller_max.min(IO_QUEUES_MAX),
         },
+        shared_receives_max: options.shared_receives_max,
     }
 }
 

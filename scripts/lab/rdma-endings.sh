@@ -116,6 +116,9 @@ if [ "$RDMA_KIND" = siw ]; then
     ip link set vec0 up
     eventually 60 live
     load_moves 100
+    eventually 20 grep -q 'a port of an RDMA device is down' /tmp/target.log
+    eventually 20 grep -q 'a port of an RDMA device is up' /tmp/target.log
+    inside_rpc nvmf_subsystem_get_listeners "{\"nqn\":\"$NQN\"}" | grep -q '"listening": *true'
 
     step "the address goes away under load and comes back"
     ip addr del "$address/24" dev vec0
@@ -134,6 +137,7 @@ else
     no_io_errors
     ip link set vec0 down
     eventually 60 not_live
+    eventually 20 grep -q 'a port of an RDMA device is down' /tmp/target.log
 fi
 
 step "nothing is left behind, and the target ends in order"

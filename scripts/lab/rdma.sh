@@ -42,6 +42,13 @@ grep -q "$NQN" /tmp/discovery
 step "and connects; what it does not know is refused"
 expect_failure nvme connect -t rdma -a "$address" -s "$RDMA_PORT" -n "$NQN.unknown" 2>/dev/null
 expect_failure nvme connect -t rdma -a "$address" -s 4499 -n "$NQN" 2>/dev/null
+# A stranger that knows the connection manager but not NVMe is told why it is refused.
+expect_failure timeout 20 rping -c -a "$address" -p "$RDMA_PORT" -C 1 >/tmp/rping 2>&1
+grep -q REJECTED /tmp/rping
+refusal='invalid private data length'
+# InfiniBand's private data has one length, whatever is in it: here nothing but zeroes.
+[ "$RDMA_KIND" = siw ] || refusal='invalid host send queue size'
+grep -q "connection rejected.*$refusal" /tmp/target.log
 connect_rdma "$address"
 device=$(device_ready)
 inside_rpc nvmf_subsystem_get_qpairs "{\"nqn\":\"$NQN\"}" >/tmp/qpairs
@@ -116,6 +123,9 @@ small = 1024
 large = 64
 [rdma]
 io_size = "1 MiB"
+shared_receives = 128
+[metrics]
+address = "127.0.0.1:9101"
 [discovery]
 rdma_listeners = ["$address:$((FRONT_PORT + 1))"]
 [[controllers]]
@@ -145,6 +155,24 @@ eventually 20 front_device
 front="/dev/$(basename "$(ls -d "$(subsystem_folder "$FRONT_NQN")"/nvme*n1)")"
 for size in 4k 1024k; do fio_verify "$front" --bs="$size" --size=12M --iodepth=4; done
 blkdiscard "$front"
+
+step "more commands come than there are receives, which all connections share"
+front_shared() {
+    exec 3<>/dev/tcp/127.0.0.1/9101
+    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+    sed -n 's/^pollux_rdma_shared_total{.*} //p' <&3
+    exec 3>&-
+}
+shared=$(front_shared)
+[ "$shared" -gt 0 ] || fail "no connection shares its receives"
+for part in 0 32 64; do
+    "$POLLUX" perf -t rdma -a "$address" -s "$FRONT_PORT" -n "$FRONT_NQN" --verify --io-count 3000 --size 4k --depth 96 \
+        --workload randrw --offset "${part}M" --length 16M >"/tmp/perf.$part" 2>&1 &
+    RUNS[part]=$!
+done
+for part in 0 32 64; do wait "${RUNS[part]}" || { cat "/tmp/perf.$part" && fail "perf beside others"; }; done
+[ "$(front_shared)" -gt "$shared" ] || [ "$RDMA_KIND" = siw ] || fail "no further connection shares its receives"
+grep -q 'shared_receives=128' /tmp/front.log
 
 step "the target behind it is killed and comes back: I/O waits for it, or says so"
 front_lost() { front_rpc bdev_nvme_get_controllers '{}' | grep -q resetting; }

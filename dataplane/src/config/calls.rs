@@ -157,6 +157,8 @@ impl Config {
             "max_io_qpairs_per_ctrlr": rdma.io_queues_per_controller,
             "in_capsule_data_size": rdma.in_capsule_data.0,
             "max_io_size": rdma.io_size.0,
+            "no_srq": rdma.shared_receives == 0,
+            "max_srq_depth": rdma.shared_receives,
         });
         Some(Call { method: "nvmf_create_transport", params, what: "rdma".to_owned() })
     }

@@ -153,6 +153,9 @@ described! {
         in_capsule_data: ByteSize = ByteSize(8 << 10),
         /// Data of one command: 4 KiB times a power of two, up to 2 MiB.
         io_size: ByteSize = ByteSize(128 << 10),
+        /// Receives that the connections of a device share on each reactor, where the device can: a multiple of 128 up to 4096.
+        /// 0: each connection has its own.
+        shared_receives: u32 = 4096,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nvme::log::SmartLog;
 use reactors::ReactorSnapshot;
-use transport::rdma::target::RdmaReactorTraffic;
+use transport::rdma::target::{RdmaDeviceEvents, RdmaReactorTraffic};
 use transport::tcp::target::ReactorTraffic;
 
 use crate::device::{ControllerCounts, DeviceCounters, OpCounters, OpKind};
@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub traffic: Vec<ReactorTraffic>,
     /// What each reactor's RDMA driver did, in the order of `reactors`; empty without the transport.
     pub rdma_traffic: Vec<RdmaReactorTraffic>,
+    /// What RDMA devices said.
+    pub rdma_events: RdmaDeviceEvents,
     /// What the target did. Reactors are those of `reactors`, by index.
     pub target: TargetStats,
     /// Each device's name and counters.
@@ -111,6 +113,7 @@ const LATENCY_BOUNDS_NS: [u64; 17] = [
 const CORE: &[&str] = &["core"];
 const NAMESPACE: &[&str] = &["subsystem", "nsid", "device"];
 const NAMESPACE_OPERATION: &[&str] = &["subsystem", "nsid", "device", "operation"];
+const EVENT: &[&str] = &["event"];
 const LOCAL: &[&str] = &["controller"];
 const DEVICE_OPERATION: &[&str] = &["device", "operation"];
 const STORE: &[&str] = &["store"];
@@ -162,6 +165,8 @@ pub(super) const FAMILIES: &[Family] = &[
     family!("pollux_rdma_writes", Counter, Count, CORE, "Commands whose data was written into a host's memory", |s, out| rdma(s, out, |t| t.traffic.writes)),
     family!("pollux_rdma_blocked", Counter, Count, CORE, "Times a command capsule waited for a slot or a buffer", |s, out| rdma(s, out, |t| t.traffic.blocked)),
     family!("pollux_rdma_held", Counter, Count, CORE, "Responses that waited for the host to have room for them", |s, out| rdma(s, out, |t| t.traffic.held)),
+    family!("pollux_rdma_shared", Counter, Count, CORE, "Connections whose receives were shared with others", |s, out| rdma(s, out, |t| t.traffic.shared)),
+    family!("pollux_rdma_device_events", Counter, Count, EVENT, "Events of RDMA devices, by kind: `port_down`, `port_up`, `changed` (addresses, keys, subnet manager), `queue_pair_failed`, `device_failed`, `listener_lost`", rdma_events),
     family!("pollux_controllers", Gauge, Count, &["subsystem"], "Controllers of a subsystem now", controllers),
     family!("pollux_namespace_commands", Counter, Count, NAMESPACE_OPERATION, "Commands completed: `read`, `write`, `flush`, `other`", namespace_commands),
     family!("pollux_namespace_transferred", Counter, Bytes, NAMESPACE_OPERATION, "Data of completed commands: `read`, `write`", namespace_bytes),
@@ -214,6 +219,21 @@ fn tcp(snapshot: &Snapshot, out: &mut Out, field: fn(&ReactorTraffic) -> u64) {
 fn rdma(snapshot: &Snapshot, out: &mut Out, field: fn(&RdmaReactorTraffic) -> u64) {
     for (index, traffic) in snapshot.rdma_traffic.iter().enumerate() {
         out.push((vec![core(snapshot, index)], Reading::Number(field(traffic))));
+    }
+}
+
+fn rdma_events(snapshot: &Snapshot, out: &mut Out) {
+    let RdmaDeviceEvents { port_down, port_up, changed, queue_pair_failed, device_failed, listener_lost } =
+        snapshot.rdma_events;
+    for (event, count) in [
+        ("port_down", port_down),
+        ("port_up", port_up),
+        ("changed", changed),
+        ("queue_pair_failed", queue_pair_failed),
+        ("device_failed", device_failed),
+        ("listener_lost", listener_lost),
+    ] {
+        out.push((vec![event.to_owned()], Reading::Number(count)));
     }
 }
 

@@ -91,6 +91,7 @@ impl Source for Control {
             reactors: reactors.map(|r| (r.core().map_or(0, |core| core.0), r.metrics())).collect(),
             traffic: self.assembly.tcp_traffic(),
             rdma_traffic: self.assembly.rdma_traffic(),
+            rdma_events: self.assembly.rdma_events(),
             target: target.stats(),
             devices: self
                 .devices

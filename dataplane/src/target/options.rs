@@ -77,7 +77,12 @@ pub struct TransportOptions {
     pub abort_timeout_s: u32,
     /// Asynchronous acceptance of connections, in microseconds between looks; accepted for compatibility.
     pub acceptor_poll_us: u32,
+    /// Over RDMA: receives that the connections of a device share on each reactor, at most; 0: each has its own.
+    pub shared_receives_max: u32,
 }
+
+/// Receives that connections over RDMA share unless told otherwise: those of 32 queues of 128.
+const SHARED_RECEIVES_MAX: u32 = 4096;
 
 impl Default for TransportOptions {
     fn default() -> Self {
@@ -92,6 +97,7 @@ impl Default for TransportOptions {
             c2h_success: true,
             abort_timeout_s: 1,
             acceptor_poll_us: 10_000,
+            shared_receives_max: SHARED_RECEIVES_MAX,
         }
     }
 }

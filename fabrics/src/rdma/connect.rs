@@ -28,11 +28,15 @@ pub struct HostQueueSizes {
     pub responses: u16,
 }
 
-/// Checks the private data of a request.
+/// Checks a request: its private data, and how many reads of its memory the host serves at a time.
 ///
 /// # Errors
 /// The status to reject the connection with.
-pub fn check_request(private_data: &[u8], limits: &RequestLimits) -> Result<HostQueueSizes, CmStatus> {
+pub fn check_request(
+    private_data: &[u8],
+    reads_served: u8,
+    limits: &RequestLimits,
+) -> Result<HostQueueSizes, CmStatus> {
     let Ok((request, _)) = CmRequest::ref_from_prefix(private_data) else {
         return Err(CmStatus::INVALID_LENGTH);
     };
@@ -50,6 +54,8 @@ pub fn check_request(private_data: &[u8], limits: &RequestLimits) -> Result<Host
     }
     match request.hrqsize.get() {
         0 => Err(CmStatus::INVALID_HRQSIZE),
+        // Data of commands is read from the host: it must let us.
+        _ if reads_served == 0 => Err(CmStatus::INVALID_IRD),
         responses => Ok(HostQueueSizes { qid, commands, responses }),
     }
 }
@@ -76,13 +82,13 @@ mod tests {
     fn refused(change: impl Fn(&mut CmRequest)) -> CmStatus {
         let mut request = request(QueueId(1), ControllerId(7), 127);
         change(&mut request);
-        check_request(request.as_bytes(), &LIMITS).expect_err("refused")
+        check_request(request.as_bytes(), 1, &LIMITS).expect_err("refused")
     }
 
     #[test]
     fn a_request_of_our_host_is_granted_by_our_target() {
         let request = request(QueueId(1), ControllerId(7), 127);
-        let granted = check_request(request.as_bytes(), &LIMITS);
+        let granted = check_request(request.as_bytes(), 1, &LIMITS);
         assert_eq!(granted, Ok(HostQueueSizes { qid: QueueId(1), commands: 128, responses: 128 }));
     }
 
@@ -101,10 +107,24 @@ mod tests {
         assert_eq!(admin_too_deep, CmStatus::INVALID_HSQSIZE);
     }
 
+    #[test]
+    fn private_data_that_is_short_and_a_host_that_lets_nothing_be_read_are_refused() {
+        let request = request(QueueId(1), ControllerId(7), 127);
+        let whole = request.as_bytes();
+        for len in 0..whole.len() {
+            assert_eq!(check_request(&whole[..len], 1, &LIMITS), Err(CmStatus::INVALID_LENGTH));
+        }
+        // InfiniBand's field is longer than what is in it.
+        let padded = [whole, &[0xFF; 24]].concat();
+        assert!(check_request(&padded, 1, &LIMITS).is_ok());
+        assert_eq!(check_request(whole, 0, &LIMITS), Err(CmStatus::INVALID_IRD));
+        assert_eq!(check_request(&[0; 56], 1, &LIMITS), Err(CmStatus::INVALID_HSQSIZE));
+    }
+
     proptest! {
         #[test]
         fn no_private_data_is_granted_more_than_the_limits(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            match check_request(&bytes, &LIMITS) {
+            match check_request(&bytes, 1, &LIMITS) {
                 Ok(sizes) => {
                     prop_assert!(bytes.len() >= CmRequest::SIZE);
                     prop_assert!((2..=1024).contains(&sizes.commands));

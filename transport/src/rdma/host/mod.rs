@@ -380,7 +380,7 @@ impl<B: HostBuffer> RdmaQueue<B> {
         };
         let wakes = WakeChannel::new(&domain)?;
         let cq = CompletionQueue::new(&wakes, 2 * u32::from(depth) + 1)?;
-        let qp = Qp::new(id, &cq, &config).map_err(|(error, _)| error)?;
+        let qp = Qp::new(id, &cq, None, &config).map_err(|(error, _)| error)?;
         self.ready.add(&*wakes, KEY, Interest::READ).map_err(LinkError::System)?;
         let private_data = request(self.params.id, self.params.cntlid, depth);
         qp.connect(&ConnectParams {

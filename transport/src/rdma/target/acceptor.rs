@@ -9,7 +9,7 @@ use nvme::rdma::{CmReject, CmStatus};
 use nvme::zerocopy::IntoBytes;
 use reactors::{Poller, Turn, Work};
 
-use super::control::{Incoming, RdmaTarget};
+use super::control::{Incoming, Message, RdmaTarget};
 use crate::drain::now;
 use crate::drivers::PlaceError;
 use crate::rdma::look::Looks;
@@ -18,6 +18,9 @@ use crate::{Peer, TransportKind};
 
 /// Requests taken per turn.
 const REQUESTS_PER_TURN: usize = 16;
+
+/// Events of devices taken per turn.
+const DEVICE_EVENTS_PER_TURN: usize = 64;
 
 /// The accepting side of an [`RdmaTarget`]: a poller of one reactor.
 pub struct RdmaAcceptor {
@@ -41,6 +44,17 @@ impl RdmaAcceptor {
         Work::Busy
     }
 
+    /// Takes what devices said, and lets drivers know what concerns them.
+    fn look_at_devices(&self) -> Work {
+        for taken in 0..DEVICE_EVENTS_PER_TURN {
+            let Some(event) = self.target.next_device_event() else { return Work::from(taken > 0) };
+            if self.target.note(event) {
+                self.target.drivers().tell(|| Message::Device(event));
+            }
+        }
+        Work::Busy
+    }
+
     fn on_event(&self, event: CmEvent) {
         match event.kind {
             CmEventKind::ConnectRequest(request) => self.on_request(*request),
@@ -53,11 +67,9 @@ impl RdmaAcceptor {
     fn on_request(&self, request: ConnectRequest) {
         let ConnectRequest { id, listener, private_data, initiator_depth } = request;
         let remote = id.remote();
-        let sizes = match check_request(&private_data, &self.target.config().limits) {
-            // Data of commands is read from the host: it must let us.
-            Ok(_) if initiator_depth == 0 => Err(CmStatus::INVALID_IRD),
-            checked => checked,
-        };
+        // A listener on every address is on no device; the connection is.
+        self.target.watch(&id);
+        let sizes = check_request(&private_data, initiator_depth, &self.target.config().limits);
         let sizes = match sizes {
             Ok(sizes) => sizes,
             Err(status) => {
@@ -84,12 +96,15 @@ impl RdmaAcceptor {
 
     /// The device or the address under a listener is gone.
     fn on_listener_lost(&self, event: &CmEvent) {
+        if matches!(event.kind, CmEventKind::DeviceRemoved) {
+            self.target.forget_device(event.id);
+        }
         let Some(listener) = self.target.listener(event.id) else { return };
         let address = self.target.listeners().into_iter().find(|(id, _)| *id == listener);
         let address = address.map(|(_, address)| address);
         tracing::warn!(?address, "the RDMA device of a listener is gone: nothing is accepted there any more");
         if matches!(event.kind, CmEventKind::DeviceRemoved) {
-            self.target.unlisten(listener, false);
+            self.target.lose_listener(listener);
         }
     }
 }
@@ -106,7 +121,14 @@ impl Poller for RdmaAcceptor {
 
     fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
         let now = now(turn);
-        if self.looks.is_due(now) { self.look(now) } else { Work::Idle }
+        if !self.looks.is_due(now) {
+            return Work::Idle;
+        }
+        let devices = self.look_at_devices();
+        match self.look(now) {
+            Work::Idle => devices,
+            busy => busy,
+        }
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

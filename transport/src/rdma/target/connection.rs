@@ -14,6 +14,7 @@ use nvme::Cqe;
 use nvme::zerocopy::IntoBytes;
 
 use super::stats::RdmaTraffic;
+use crate::drain::after;
 use crate::rdma::verbs::{Completion, Qp, Sends};
 use crate::{Data, Peer};
 
@@ -21,6 +22,9 @@ use crate::{Data, Peer};
 pub(super) const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest time a drain waits for commands in flight; shorter than a reactor waits for its pollers.
 pub(super) const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Longest time for a device to tell of the last shared receive of a queue pair in error.
+const LAST_RECEIVE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Where a connection is.
 pub(super) enum Phase<Q> {
@@ -42,8 +46,10 @@ pub(super) struct Connection<Q> {
     pub(super) peer: Peer,
     pub(super) machine: TargetConn<Data>,
     pub(super) phase: Phase<Q>,
-    /// Capsules that wait, oldest first; bounded by the receives.
+    /// Capsules that wait, oldest first; bounded by `commands`.
     pub(super) arrived: VecDeque<Arrived>,
+    /// Commands that the host may have on their way.
+    pub(super) commands: u16,
     /// Commands the service holds.
     pub(super) pending: usize,
     /// On the list of connections that have something to post.
@@ -64,6 +70,27 @@ impl<Q> Connection<Q> {
 
     pub(super) fn traffic(&self) -> RdmaTraffic {
         self.traffic.with(self.machine.stats())
+    }
+}
+
+/// The queue pair of a connection that is gone, until the device has told of its last shared receive: what it tells of later
+/// would be lost to all who share.
+pub(super) struct Leaving {
+    pub(super) qp: Qp,
+    pub(super) last_was_told: bool,
+    pub(super) deadline: Now,
+}
+
+impl Leaving {
+    /// Puts the queue pair in error.
+    pub(super) fn new(qp: Qp, now: Now) -> Self {
+        qp.stop();
+        Self { qp, last_was_told: false, deadline: after(now, LAST_RECEIVE_TIME_MAX) }
+    }
+
+    /// Whether it may be destroyed.
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        self.last_was_told || now >= self.deadline
     }
 }
 

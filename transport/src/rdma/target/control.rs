@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fabrics::rdma::target::TargetParams;
 use fabrics::rdma::{HostQueueSizes, RequestLimits};
 use reactors::reply::{Replier, Reply};
+use rustix::io::Errno;
 
 use super::stats::{RdmaReactorTraffic, ReactorStats};
 use crate::drivers::{Drivers, PlaceError};
-use crate::rdma::verbs::{CmId, CmKey, EventChannel, VerbsError};
+use crate::rdma::verbs::{CmId, CmKey, DeviceEvent, DeviceEvents, EventChannel, VerbsError};
+use crate::ready::{Interest, ReadySet};
 use crate::{ListenerId, Peer, TransportId};
 
 /// Requests the kernel keeps for us before they are looked at.
@@ -30,6 +32,8 @@ pub struct RdmaConfig {
     pub params: TargetParams,
     /// What a host may ask for.
     pub limits: RequestLimits,
+    /// Receives that the connections of a device and reactor share where the device can, at most; 0: each has its own.
+    pub shared_receives_max: u32,
 }
 
 /// A listener with its address.
@@ -53,6 +57,8 @@ pub(super) enum Message {
     Incoming(Box<Incoming>),
     /// End the connections that came in through this listener.
     CloseListener(ListenerId),
+    /// A device said something.
+    Device(DeviceEvent),
     /// Finish what is in flight, close everything, take nothing new; then reply.
     Drain(Replier<()>),
 }
@@ -66,8 +72,43 @@ pub struct RdmaTarget {
     listeners: Mutex<BTreeMap<ListenerId, Listener>>,
     drivers: Drivers<Message, ReactorStats>,
     draining: AtomicBool,
+    /// Of the devices that are listened on.
+    devices: Mutex<Vec<DeviceEvents>>,
+    counts: EventCounts,
+    ready: ReadySet,
     channel: Arc<EventChannel>,
 }
+
+/// What devices said since the transport was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RdmaDeviceEvents {
+    /// Ports that went down.
+    pub port_down: u64,
+    /// Ports that came up.
+    pub port_up: u64,
+    /// Addresses, keys or the subnet manager changed.
+    pub changed: u64,
+    /// Queue pairs that failed.
+    pub queue_pair_failed: u64,
+    /// Devices, or what is shared on them, that failed.
+    pub device_failed: u64,
+    /// Listeners whose device or address went away.
+    pub listener_lost: u64,
+}
+
+#[derive(Default)]
+struct EventCounts {
+    port_down: AtomicU64,
+    port_up: AtomicU64,
+    changed: AtomicU64,
+    queue_pair_failed: AtomicU64,
+    device_failed: AtomicU64,
+    listener_lost: AtomicU64,
+}
+
+/// epoll keys; what is readable is not asked, only waited for.
+const CHANNEL_KEY: u64 = 0;
+const DEVICE_KEY: u64 = 1;
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +132,9 @@ impl RdmaTarget {
     /// # Errors
     /// When the kernel has no RDMA connection manager, or rdma-core is not installed.
     pub fn new(id: TransportId, config: RdmaConfig) -> Result<Arc<Self>, VerbsError> {
+        let system = |source| VerbsError { call: "epoll", source };
+        let (ready, channel) = (ReadySet::new().map_err(system)?, EventChannel::new()?);
+        ready.add(&*channel, CHANNEL_KEY, Interest::READ).map_err(|errno| system(errno.into()))?;
         Ok(Arc::new(Self {
             id,
             config,
@@ -98,7 +142,10 @@ impl RdmaTarget {
             listeners: Mutex::default(),
             drivers: Drivers::new(),
             draining: AtomicBool::new(false),
-            channel: EventChannel::new()?,
+            devices: Mutex::default(),
+            counts: EventCounts::default(),
+            ready,
+            channel,
         }))
     }
 
@@ -125,9 +172,99 @@ impl RdmaTarget {
         let cm = CmId::new(&self.channel).map_err(failed)?;
         cm.listen(address, LISTEN_BACKLOG).map_err(failed)?;
         let bound = cm.local().unwrap_or(address);
+        self.watch(&cm);
         let id = ListenerId(self.next_listener.fetch_add(1, Ordering::Relaxed));
         listeners.insert(id, Listener { cm, address: bound });
         Ok((id, bound))
+    }
+
+    /// Hears from now on what the device of an identifier says.
+    pub(super) fn watch(&self, cm: &CmId) {
+        let mut devices = self.lock_devices();
+        if devices.iter().any(|device| device.is_of(cm)) {
+            return;
+        }
+        let added = DeviceEvents::of(cm).and_then(|events| {
+            let Some(events) = events else { return Ok(()) };
+            let failed = |errno: Errno| VerbsError { call: "epoll", source: errno.into() };
+            self.ready.add(&events, DEVICE_KEY, Interest::READ).map_err(failed)?;
+            devices.push(events);
+            Ok(())
+        });
+        if let Err(error) = added {
+            tracing::warn!(%error, "the events of an RDMA device are not heard");
+        }
+    }
+
+    /// The next event of any device.
+    pub(super) fn next_device_event(&self) -> Option<DeviceEvent> {
+        self.lock_devices().iter().find_map(DeviceEvents::next)
+    }
+
+    /// The device that events of the connection manager call so goes away.
+    pub(super) fn forget_device(&self, key: CmKey) {
+        self.lock_devices().retain(|device| {
+            let stays = device.key() != key;
+            if !stays {
+                // It leaves the set at the latest when it is closed.
+                let _ = self.ready.remove(device);
+            }
+            stays
+        });
+    }
+
+    fn lock_devices(&self) -> MutexGuard<'_, Vec<DeviceEvents>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what a device said, and says it; whether drivers have to act on it.
+    pub(super) fn note(&self, event: DeviceEvent) -> bool {
+        let count = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        match event {
+            DeviceEvent::PortDown(port) => {
+                tracing::warn!(port, "a port of an RDMA device is down");
+                count(&self.counts.port_down);
+            }
+            DeviceEvent::PortUp(port) => {
+                tracing::info!(port, "a port of an RDMA device is up");
+                count(&self.counts.port_up);
+            }
+            DeviceEvent::Changed(what) => {
+                tracing::info!(what, "changed on an RDMA device");
+                count(&self.counts.changed);
+            }
+            DeviceEvent::QueuePairFailed(_) => count(&self.counts.queue_pair_failed),
+            DeviceEvent::Failed(_) => {
+                tracing::error!("an RDMA device failed");
+                count(&self.counts.device_failed);
+            }
+            DeviceEvent::ReceivesLow => tracing::info!("shared receives of an RDMA device run low"),
+            DeviceEvent::LastReceive(_) | DeviceEvent::Ignored => {}
+        }
+        event.concerns_connections()
+    }
+
+    /// A listener is there no more, whatever management believes.
+    pub(super) fn lose_listener(&self, id: ListenerId) {
+        self.counts.listener_lost.fetch_add(1, Ordering::Relaxed);
+        self.unlisten(id, false);
+    }
+
+    /// What devices said so far.
+    pub fn device_events(&self) -> RdmaDeviceEvents {
+        let EventCounts { port_down, port_up, changed, queue_pair_failed, device_failed, listener_lost } =
+            &self.counts;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RdmaDeviceEvents {
+            port_down: count(port_down),
+            port_up: count(port_up),
+            changed: count(changed),
+            queue_pair_failed: count(queue_pair_failed),
+            device_failed: count(device_failed),
+            listener_lost: count(listener_lost),
+        }
     }
 
     /// Stops listening. Connections stay unless `close_connections`. `false`: there was no such listener. Any thread.
@@ -165,6 +302,7 @@ impl RdmaTarget {
     pub(super) fn close_listeners(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.lock_listeners().clear();
+        self.lock_devices().clear();
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -198,8 +336,8 @@ impl RdmaTarget {
 }
 
 impl AsFd for RdmaTarget {
-    /// Becomes readable when a host asks for a connection.
+    /// Becomes readable when a host asks for a connection, or a device says something.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.ready.as_fd()
     }
 }

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use reactors::DmaPool;
 
 use crate::rdma::verbs::{
-    Access, CmId, CmKey, CompletionQueue, Domain, Qp, QpConfig, Refused, VerbsError, WakeChannel,
+    Access, CmId, CmKey, Completion, CompletionQueue, DeviceKey, Domain, Qp, QpConfig, Refused,
+    SharedReceives, VerbsError, WakeChannel,
 };
 
 /// Entries of a completion queue: some twenty connections of depth 128; a further queue is made when it is full. libsiw 44
@@ -17,17 +18,21 @@ struct Device {
     domain: Rc<Domain>,
     channel: Rc<WakeChannel>,
     queues: Vec<Rc<CompletionQueue>>,
+    /// Receives that its connections share, where it has such.
+    shared: Option<Rc<SharedReceives>>,
 }
 
 /// Every device that this reactor has connections on.
 pub(super) struct Devices {
     list: Vec<Device>,
     pool: DmaPool,
+    /// Receives that connections of a device share, at most; 0: each has its own.
+    shared_depth: u32,
 }
 
 impl Devices {
-    pub(super) fn new(pool: DmaPool) -> Self {
-        Self { list: Vec::new(), pool }
+    pub(super) fn new(pool: DmaPool, shared_depth: u32) -> Self {
+        Self { list: Vec::new(), pool, shared_depth }
     }
 
     /// A queue pair for a connection, on its device, and what wakes the reactor when the device is new here.
@@ -37,15 +42,16 @@ impl Devices {
         config: &QpConfig,
     ) -> Result<(Qp, Option<Rc<WakeChannel>>), Refused> {
         let known = self.list.iter().position(|device| device.domain.is_of(&id));
-        let index = match known.map_or_else(|| self.open(&id), Ok) {
+        let index = match known.map_or_else(|| self.open(&id, config.receive_bytes), Ok) {
             Ok(index) => index,
             Err(error) => return Err((error, Some(id))),
         };
-        let Device { channel, queues, .. } = &mut self.list[index];
+        let Device { channel, queues, shared, .. } = &mut self.list[index];
+        let shared = shared.as_ref();
         let mut refused = Some(id);
         for queue in queues.iter() {
             let Some(id) = refused.take() else { break };
-            match Qp::new(id, queue, config) {
+            match Qp::new(id, queue, shared, config) {
                 Ok(qp) => return Ok((qp, None)),
                 Err((_, back)) => refused = back,
             }
@@ -56,17 +62,20 @@ impl Devices {
             Ok(queue) => queue,
             Err(error) => return Err((error, Some(id))),
         };
-        let qp = Qp::new(id, &queue, config)?;
+        let qp = Qp::new(id, &queue, shared, config)?;
         queues.push(queue);
         let wakes = known.is_none().then(|| Rc::clone(channel));
         Ok((qp, wakes))
     }
 
-    fn open(&mut self, id: &CmId) -> Result<usize, VerbsError> {
+    fn open(&mut self, id: &CmId, receive_bytes: usize) -> Result<usize, VerbsError> {
         let domain = Domain::open(id, Access::Local)?;
         domain.register(&self.pool)?;
         let channel = WakeChannel::new(&domain)?;
-        self.list.push(Device { domain, channel, queues: Vec::new() });
+        let shared = SharedReceives::new(&domain, self.shared_depth, receive_bytes);
+        let depth = shared.as_ref().map_or(0, |shared| shared.depth());
+        tracing::info!(shared_receives = depth, "an RDMA device is used");
+        self.list.push(Device { domain, channel, queues: Vec::new(), shared });
         Ok(self.list.len() - 1)
     }
 
@@ -74,6 +83,23 @@ impl Devices {
     pub(super) fn forget(&mut self, key: CmKey) -> Option<Rc<Domain>> {
         let index = self.list.iter().position(|device| device.domain.key() == key)?;
         Some(self.list.swap_remove(index).domain)
+    }
+
+    /// A shared receive brought something for a connection that is gone.
+    pub(super) fn give_back(&self, completion: &Completion) {
+        let device =
+            self.list.iter().find(|device| device.domain.device() == completion.queue_pair().device());
+        if let Some(shared) = device.and_then(|device| device.shared.as_ref()) {
+            shared.give_back(completion.work());
+        }
+    }
+
+    /// Posts the shared receives that were given back; the devices that took them not.
+    pub(super) fn refill(&self) -> impl Iterator<Item = (DeviceKey, VerbsError)> + '_ {
+        self.list.iter().filter_map(|device| {
+            let posted = device.shared.as_ref().map_or(Ok(()), |shared| shared.post());
+            posted.err().map(|error| (device.domain.device(), error))
+        })
     }
 
     /// Takes the wake-ups that came, one of each completion queue at most: what is left wakes again.

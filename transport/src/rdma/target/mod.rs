@@ -11,6 +11,6 @@ mod driver;
 mod stats;
 
 pub use acceptor::RdmaAcceptor;
-pub use control::{RdmaConfig, RdmaListenError, RdmaTarget};
+pub use control::{RdmaConfig, RdmaDeviceEvents, RdmaListenError, RdmaTarget};
 pub use driver::RdmaTargetPoller;
 pub use stats::{RdmaReactorTraffic, RdmaTraffic};

@@ -23,6 +23,8 @@ counters! {
         blocked,
         /// Responses that waited for the host to have room for them.
         held,
+        /// Connections whose receives are shared with others.
+        shared,
     }
 }
 

@@ -9,7 +9,9 @@ use arrayvec::ArrayVec;
 use rdma_mummy_sys as sys;
 use rustix::io::Errno;
 
+use super::device_events::QpKey;
 use super::domain::Domain;
+use super::shared::SHARED_TAG;
 use super::{VerbsError, check_number};
 
 /// Completions taken at a time.
@@ -35,6 +37,7 @@ pub(crate) struct Completion {
     status: sys::ibv_wc_status::Type,
     opcode: sys::ibv_wc_opcode::Type,
     bytes: u32,
+    queue_pair: QpKey,
 }
 
 impl Completion {
@@ -42,6 +45,18 @@ impl Completion {
     pub(crate) fn connection(&self) -> u32 {
         let [.., a, b, c, d] = self.wr_id.to_le_bytes();
         u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Whether it is of a shared receive: then only [`Self::queue_pair`] tells the connection.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.wr_id & SHARED_TAG == SHARED_TAG
+    }
+
+    /// The queue pair it is of.
+    #[inline]
+    pub(crate) fn queue_pair(&self) -> QpKey {
+        self.queue_pair
     }
 
     /// The work: what it was given as.
@@ -137,6 +152,8 @@ pub(crate) struct CompletionQueue {
     ptr: NonNull<sys::ibv_cq>,
     entries: u32,
     reserved: Cell<u32>,
+    /// Room for all receives that are shared is reserved.
+    for_shared: Cell<bool>,
     scratch: RefCell<Box<[sys::ibv_wc; COMPLETIONS_PER_POLL]>>,
     channel: Rc<WakeChannel>,
 }
@@ -157,6 +174,7 @@ impl CompletionQueue {
             ptr,
             entries,
             reserved: Cell::new(0),
+            for_shared: Cell::new(false),
             scratch: RefCell::new(Box::new(scratch)),
             channel: Rc::clone(channel),
         }))
@@ -180,6 +198,13 @@ impl CompletionQueue {
         fits
     }
 
+    /// Reserves room for all `depth` receives that are shared, once; `false` when there is not as much.
+    pub(crate) fn reserve_shared(&self, depth: u32) -> bool {
+        let reserved = self.for_shared.get() || self.reserve(depth);
+        self.for_shared.set(reserved);
+        reserved
+    }
+
     /// Gives room back.
     pub(crate) fn release(&self, work: u32) {
         self.reserved.set(self.reserved.get().saturating_sub(work));
@@ -194,11 +219,13 @@ impl CompletionQueue {
         let came = unsafe { sys::ibv_poll_cq(self.ptr.as_ptr(), room, scratch.as_mut_ptr()) };
         // An error (negative) means that the device is gone, which its connections are told by other means.
         let came = usize::try_from(came).unwrap_or(0);
+        let device = self.domain().device();
         out.extend(scratch[..came].iter().map(|wc| Completion {
             wr_id: wc.wr_id,
             status: wc.status,
             opcode: wc.opcode,
             bytes: wc.byte_len,
+            queue_pair: QpKey { device, number: wc.qp_num },
         }));
     }
 

@@ -8,6 +8,7 @@ use rdma_mummy_sys as sys;
 use reactors::{DmaPool, IoBuf};
 
 use super::cm::{CmId, CmKey};
+use super::device_events::DeviceKey;
 use super::memory::Registration;
 use super::{VerbsError, check_number};
 
@@ -25,6 +26,10 @@ pub(crate) enum Access {
 pub(crate) struct Limits {
     /// Work requests of a queue.
     pub(crate) queue_entries: u32,
+    /// Queues of shared receives.
+    pub(crate) shared_queues: u32,
+    /// Entries of one.
+    pub(crate) shared_entries: u32,
     /// Entries of a completion queue.
     pub(crate) completions: u32,
     /// Reads of peers that a connection serves at a time.
@@ -128,6 +133,12 @@ impl Domain {
         self.pd.anchor.key()
     }
 
+    /// How events name the device.
+    #[inline]
+    pub(crate) fn device(&self) -> DeviceKey {
+        DeviceKey::new(self.pd.context)
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -209,6 +220,8 @@ fn limits(context: NonNull<sys::ibv_context>) -> Result<Limits, VerbsError> {
     let reads = |number: i32| u8::try_from(number.clamp(0, 255)).unwrap_or(u8::MAX);
     Ok(Limits {
         queue_entries: count(attr.max_qp_wr),
+        shared_queues: count(attr.max_srq),
+        shared_entries: count(attr.max_srq_wr),
         completions: count(attr.max_cqe),
         reads_served: reads(attr.max_qp_rd_atom),
         reads_sent: reads(attr.max_qp_init_rd_atom),

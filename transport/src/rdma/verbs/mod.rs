@@ -14,16 +14,20 @@
 mod address;
 mod cm;
 mod cq;
+mod device_events;
 mod domain;
 mod memory;
 mod qp;
+mod shared;
 
 pub(crate) use cm::{
     CmEvent, CmEventKind, CmId, CmKey, ConnectParams, ConnectRequest, EventChannel, RETRIES,
 };
 pub(crate) use cq::{COMPLETIONS_PER_POLL, Completion, CompletionQueue, WakeChannel, WorkKind};
+pub(crate) use device_events::{DeviceEvent, DeviceEvents, DeviceKey, QpKey};
 pub(crate) use domain::{Access, Domain};
 pub(crate) use qp::{Qp, QpConfig, Refused, Sends};
+pub(crate) use shared::SharedReceives;
 
 use std::io;
 

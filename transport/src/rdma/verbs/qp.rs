@@ -14,8 +14,10 @@ use reactors::IoBuf;
 
 use super::cm::{CmId, ConnectParams};
 use super::cq::{Completion, CompletionQueue};
+use super::device_events::QpKey;
 use super::domain::Domain;
 use super::memory::Slots;
+use super::shared::{Share, SharedReceives};
 use super::{VerbsError, check, check_number};
 
 /// Requests posted with one call.
@@ -35,7 +37,7 @@ pub(crate) struct QpConfig {
     pub(crate) requests_per_work: u32,
     /// Pieces of work that should fit the send queue at a time.
     pub(crate) sends: u32,
-    /// Receives posted.
+    /// Receives posted, or promised where they are shared.
     pub(crate) receives: u16,
     /// Bytes of a message that is received.
     pub(crate) receive_bytes: usize,
@@ -107,10 +109,23 @@ impl Drop for QueuePair {
 }
 
 /// The messages that come.
-pub(crate) struct Receives {
+pub(crate) enum Receives {
+    /// Into memory of the queue pair's own.
+    Own(OwnReceives),
+    /// Into memory that many queue pairs share.
+    Shared(Share),
+}
+
+/// See [`Receives::Own`].
+pub(crate) struct OwnReceives {
     connection: u64,
     slots: Slots,
     refill: Vec<u32>,
+    chain: Chain,
+}
+
+/// Receives that are posted with one call, kept for its memory.
+pub(super) struct Chain {
     requests: Vec<sys::ibv_recv_wr>,
     elements: Vec<sys::ibv_sge>,
 }
@@ -134,34 +149,65 @@ impl Qp {
     ///
     /// # Errors
     /// The queue has no room, or the device refuses; the identifier comes back if there is still one.
-    pub(crate) fn new(id: CmId, cq: &Rc<CompletionQueue>, config: &QpConfig) -> Result<Self, Refused> {
-        let reserved = send_entries(cq, config) + u32::from(config.receives);
-        if !cq.reserve(reserved) {
+    pub(crate) fn new(
+        id: CmId,
+        cq: &Rc<CompletionQueue>,
+        shared: Option<&Rc<SharedReceives>>,
+        config: &QpConfig,
+    ) -> Result<Self, Refused> {
+        let share = shared.and_then(|shared| shared.share(config.receives));
+        let receives = if share.is_some() { 0 } else { u32::from(config.receives) };
+        let room_for_shared = share.as_ref().is_none_or(|share| cq.reserve_shared(share.receives().depth()));
+        let reserved = send_entries(cq, config) + receives;
+        if !room_for_shared || !cq.reserve(reserved) {
             let full =
                 VerbsError { call: "completion queue", source: std::io::ErrorKind::StorageFull.into() };
             return Err((full, Some(id)));
         }
-        Self::make(id, Room { cq: Rc::clone(cq), reserved }, config)
+        Self::make(id, Room { cq: Rc::clone(cq), reserved }, share, config)
     }
 
-    fn make(id: CmId, room: Room, config: &QpConfig) -> Result<Self, Refused> {
+    fn make(id: CmId, room: Room, share: Option<Share>, config: &QpConfig) -> Result<Self, Refused> {
         let cq = &room.cq;
         let entries = send_entries(cq, config);
-        let slots = Slots::new(cq.domain(), config.receives.into(), config.receive_bytes)
-            .and_then(|receives| {
-                Ok((receives, Slots::new(cq.domain(), config.slots.into(), config.send_bytes)?))
-            })
-            .and_then(|(receives, sends)| Ok((receives, sends, create(&id, cq, entries, config)?)));
-        let (receives, sends, inline_bytes) = match slots {
+        let connection = u64::from(config.connection) << 32;
+        let made = Receives::new(cq.domain(), connection, share, config).and_then(|receives| {
+            let sends = Slots::new(cq.domain(), config.slots.into(), config.send_bytes)?;
+            let inline_bytes = create(&id, cq, entries, &receives, config)?;
+            Ok((receives, sends, inline_bytes))
+        });
+        let (mut receives, sends, inline_bytes) = match made {
             Ok(made) => made,
             Err(error) => return Err((error, Some(id))),
         };
         let pair = Pair::new(id);
-        let connection = u64::from(config.connection) << 32;
-        let mut receives = Receives::new(connection, receives);
-        receives.post(&pair).map_err(|error| (error, None))?;
+        if let Receives::Own(own) = &mut receives {
+            own.post(&pair).map_err(|error| (error, None))?;
+        }
         let sends = Sends::new(connection, Rc::clone(cq.domain()), sends, entries, inline_bytes);
         Ok(Self { pair, receives, sends, room })
+    }
+
+    /// How events and completions of shared receives name it.
+    pub(crate) fn key(&self) -> QpKey {
+        // SAFETY: the queue pair lives as long as `self`.
+        let number = unsafe { (*self.pair.id.queue_pair()).qp_num };
+        QpKey { device: self.domain().device(), number }
+    }
+
+    /// Whether its receives are shared.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.receives, Receives::Shared(_))
+    }
+
+    /// Puts it in error, so that the device lets go of all work.
+    pub(crate) fn stop(&self) {
+        // SAFETY: plain data, for which all zero bytes are valid.
+        let mut attr: sys::ibv_qp_attr = unsafe { std::mem::zeroed() };
+        attr.qp_state = sys::ibv_qp_state::IBV_QPS_ERR;
+        let mask = i32::try_from(sys::ibv_qp_attr_mask::IBV_QP_STATE.0).unwrap_or(0);
+        // SAFETY: the queue pair lives. It fails when the device is gone, and all work with it.
+        unsafe { sys::ibv_modify_qp(self.pair.id.queue_pair(), &raw mut attr, mask) };
     }
 
     /// The connection.
@@ -209,23 +255,28 @@ impl Qp {
     /// The message was used: its memory can be received into again, from the next flush on.
     #[inline]
     pub(crate) fn reuse(&mut self, receive: Completion) {
-        self.receives.refill.push(receive.work());
+        match &mut self.receives {
+            Receives::Own(own) => own.refill.push(receive.work()),
+            Receives::Shared(share) => share.receives().give_back(receive.work()),
+        }
     }
 
     /// Whether [`Qp::flush`] has something to post.
     #[inline]
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.receives.refill.is_empty() || self.sends.fits()
+        matches!(&self.receives, Receives::Own(own) if !own.refill.is_empty()) || self.sends.fits()
     }
 
-    /// Posts what waits, as far as it fits.
+    /// Posts what waits, as far as it fits, but for shared receives.
     ///
     /// # Errors
     /// The queue pair is broken.
     #[inline]
     pub(crate) fn flush(&mut self) -> Result<(), VerbsError> {
-        if !self.receives.refill.is_empty() {
-            self.receives.post(&self.pair)?;
+        if let Receives::Own(own) = &mut self.receives
+            && !own.refill.is_empty()
+        {
+            own.post(&self.pair)?;
         }
         while self.sends.fits() {
             self.sends.post(&self.pair)?;
@@ -235,34 +286,62 @@ impl Qp {
 }
 
 impl Receives {
-    fn new(connection: u64, slots: Slots) -> Self {
-        let count = slots.count();
-        Self {
-            connection,
-            refill: (0..).take(count).collect(),
-            slots,
-            requests: Vec::with_capacity(count),
-            elements: Vec::with_capacity(count),
+    fn new(
+        domain: &Domain,
+        connection: u64,
+        share: Option<Share>,
+        config: &QpConfig,
+    ) -> Result<Self, VerbsError> {
+        if let Some(share) = share {
+            return Ok(Self::Shared(share));
         }
+        let slots = Slots::new(domain, config.receives.into(), config.receive_bytes)?;
+        let count = slots.count();
+        let refill = (0..).take(count).collect();
+        Ok(Self::Own(OwnReceives { connection, refill, slots, chain: Chain::with_capacity(count) }))
     }
 
     /// The message that a receive brought.
     #[inline]
     pub(crate) fn message(&self, receive: &Completion, bytes: usize) -> &[u8] {
-        self.slots.bytes(receive.work() as usize, bytes)
+        match self {
+            Self::Own(own) => own.slots.bytes(receive.work() as usize, bytes),
+            Self::Shared(share) => share.receives().message(receive.work(), bytes),
+        }
+    }
+}
+
+impl OwnReceives {
+    fn post(&mut self, pair: &Pair) -> Result<(), VerbsError> {
+        let Self { connection, slots, refill, chain } = self;
+        let element =
+            |index: u32| (*connection | u64::from(index), slots.element(index as usize, slots.stride()));
+        chain.post("ibv_post_recv", refill.drain(..).map(element), |requests, bad| {
+            // SAFETY: the queue pair lives; the chain and its elements do for the call. A slot is posted at first and after
+            // its completion only, so the device has it once.
+            unsafe { sys::ibv_post_recv(pair.id.queue_pair(), requests, bad) }
+        })
+    }
+}
+
+impl Chain {
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self { requests: Vec::with_capacity(count), elements: Vec::with_capacity(count) }
     }
 
-    fn post(&mut self, pair: &Pair) -> Result<(), VerbsError> {
+    /// Lets `call` post receives: their names, and where the device is to put what comes.
+    pub(super) fn post(
+        &mut self,
+        name: &'static str,
+        receives: impl Iterator<Item = (u64, sys::ibv_sge)>,
+        call: impl FnOnce(*mut sys::ibv_recv_wr, *mut *mut sys::ibv_recv_wr) -> i32,
+    ) -> Result<(), VerbsError> {
         self.requests.clear();
         self.elements.clear();
-        for index in self.refill.drain(..) {
-            self.elements.push(self.slots.element(index as usize, self.slots.stride()));
-            self.requests.push(sys::ibv_recv_wr {
-                wr_id: self.connection | u64::from(index),
-                next: std::ptr::null_mut(),
-                sg_list: std::ptr::null_mut(),
-                num_sge: 1,
-            });
+        for (wr_id, element) in receives {
+            self.elements.push(element);
+            let (next, sg_list) = (std::ptr::null_mut(), std::ptr::null_mut());
+            self.requests.push(sys::ibv_recv_wr { wr_id, next, sg_list, num_sge: 1 });
         }
         let elements = self.elements.as_mut_ptr();
         let requests = self.requests.as_mut_ptr();
@@ -272,10 +351,7 @@ impl Receives {
             request.next = next_of(requests, index, count);
         }
         let mut bad = std::ptr::null_mut();
-        // SAFETY: the chain and its elements lie in vectors that are not touched until the call is over; a slot is posted at
-        // first and after its completion only, so the device has it once.
-        let status = unsafe { sys::ibv_post_recv(pair.id.queue_pair(), requests, &raw mut bad) };
-        check_number("ibv_post_recv", status)
+        check_number(name, call(requests, &raw mut bad))
     }
 }
 
@@ -437,7 +513,13 @@ fn send_entries(cq: &CompletionQueue, config: &QpConfig) -> u32 {
 }
 
 /// Makes the queue pair; how many bytes it sends inline.
-fn create(id: &CmId, cq: &CompletionQueue, sends: u32, config: &QpConfig) -> Result<usize, VerbsError> {
+fn create(
+    id: &CmId,
+    cq: &CompletionQueue,
+    sends: u32,
+    receives: &Receives,
+    config: &QpConfig,
+) -> Result<usize, VerbsError> {
     let mut result = Err(VerbsError { call: "rdma_create_qp", source: std::io::ErrorKind::Other.into() });
     // Devices that send nothing inline refuse instead of offering less.
     for inline in [config.send_bytes.min(INLINE_BYTES_MAX), 0] {
@@ -447,9 +529,14 @@ fn create(id: &CmId, cq: &CompletionQueue, sends: u32, config: &QpConfig) -> Res
         attr.recv_cq = cq.as_ptr();
         attr.qp_type = sys::ibv_qp_type::IBV_QPT_RC;
         attr.cap.max_send_wr = sends;
-        attr.cap.max_recv_wr = config.receives.into();
         attr.cap.max_send_sge = 1;
-        attr.cap.max_recv_sge = 1;
+        match receives {
+            Receives::Own(_) => {
+                attr.cap.max_recv_wr = config.receives.into();
+                attr.cap.max_recv_sge = 1;
+            }
+            Receives::Shared(share) => attr.srq = share.receives().as_ptr(),
+        }
         attr.cap.max_inline_data = u32::try_from(inline).unwrap_or(0);
         let pd = cq.domain().pd().as_ptr();
         // SAFETY: the identifier, the domain and the queue live, and belong to one device.

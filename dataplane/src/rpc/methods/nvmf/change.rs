@@ -69,6 +69,10 @@ fn transport_options(params: &CreateTransport) -> TransportOptions {
     set(&mut options.c2h_success, params.c2h_success);
     set(&mut options.abort_timeout_s, params.abort_timeout_sec);
     set(&mut options.acceptor_poll_us, params.acceptor_poll_rate);
+    set(&mut options.shared_receives_max, params.max_srq_depth);
+    if params.no_srq.unwrap_or(false) {
+        options.shared_receives_max = 0;
+    }
     options
 }
 

@@ -32,7 +32,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "nvmf_subsystem_add_listener" (AddListener) -> "`true`", change::add_listener, "Serves a subsystem at an address."),
     method!(change "nvmf_subsystem_remove_listener" (RemoveListener) -> "`true`", change::remove_listener, "Stops serving a subsystem at an address, ending the connections that came through it."),
     method!(change "nvmf_subsystem_listener_set_ana_state" (SetAnaState) -> "`true`", change::set_ana_state, "Sets the ANA state of a path; connected hosts are told."),
-    method!(read "nvmf_subsystem_get_listeners" (Subsystem) -> "a list of `address` and `ana_states`", query::get_listeners, "Lists the listeners of a subsystem."),
+    method!(read "nvmf_subsystem_get_listeners" (Subsystem) -> "a list of `address`, `listening` (`false`: its device or address is gone) and `ana_states`", query::get_listeners, "Lists the listeners of a subsystem."),
     method!(change "nvmf_subsystem_add_host" (AddHost) -> "`true`", change::add_host, "Lets a host connect."),
     method!(change "nvmf_subsystem_remove_host" (RemoveHost) -> "`true`", change::remove_host, "No longer lets a host connect, ending its connections."),
     method!(change "nvmf_subsystem_allow_any_host" (AllowAnyHost) -> "`true`", change::allow_any_host, "Lets every host connect, or only those that were added."),

@@ -102,9 +102,10 @@ described! {
         control_msg_num: Option<u32>,
         /// Taken, without effect.
         num_cqe: Option<i32>,
-        /// Taken, without effect.
+        /// Over RDMA: receives that the connections of a device share on each reactor; rounded down to a multiple of 128, at
+        /// most 4096 and what the device has. Default 4096.
         max_srq_depth: Option<u32>,
-        /// Taken, without effect.
+        /// Over RDMA: each connection has receives of its own, as with devices that cannot share them. Default `false`.
         no_srq: Option<bool>,
         /// Taken, without effect.
         no_wr_batching: Option<bool>,

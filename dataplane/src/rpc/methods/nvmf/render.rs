@@ -3,6 +3,8 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use transport::TransportKind;
+
 use super::address::{digits, shown, shown_parts, transport_name};
 use crate::target::{
     ControllerInfo, ListenerInfo, NamespaceInfo, QueueInfo, ReactorStats, SubsystemInfo, SubsystemKind,
@@ -11,7 +13,7 @@ use crate::target::{
 
 pub(super) fn transport(transport: &TransportInfo) -> Value {
     let options = &transport.options;
-    json!({
+    let mut shown = json!({
         "trtype": transport_name(transport.kind),
         "max_queue_depth": options.queue_depth_max,
         "max_io_qpairs_per_ctrlr": options.io_queues_per_controller_max,
@@ -26,7 +28,12 @@ pub(super) fn transport(transport: &TransportInfo) -> Value {
         "sock_priority": 0,
         "abort_timeout_sec": options.abort_timeout_s,
         "acceptor_poll_rate": options.acceptor_poll_us,
-    })
+    });
+    if transport.kind == TransportKind::Rdma {
+        shown["no_srq"] = json!(options.shared_receives_max == 0);
+        shown["max_srq_depth"] = json!(options.shared_receives_max);
+    }
+    shown
 }
 
 pub(super) fn subsystem(subsystem: &SubsystemInfo) -> Value {
@@ -67,15 +74,15 @@ fn namespace(namespace: &NamespaceInfo, ana_reporting: bool) -> Value {
     Value::Object(shown)
 }
 
-pub(super) fn listener(listener: &ListenerInfo, ana_reporting: bool) -> Value {
+pub(super) fn listener(listener: &ListenerInfo, ana_reporting: bool, listening: bool) -> Value {
     let address = shown(&listener.address);
     if !ana_reporting {
-        return json!({"address": address});
+        return json!({"address": address, "listening": listening});
     }
     let states = listener.ana_states.iter().zip(1_u32..);
     let states: Vec<Value> =
         states.map(|(state, group)| json!({"ana_group": group, "ana_state": state.name()})).collect();
-    json!({"address": address, "ana_states": states})
+    json!({"address": address, "listening": listening, "ana_states": states})
 }
 
 pub(super) fn controller(controller: &ControllerInfo, kind: &str) -> Value {

@@ -35,9 +35,19 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         for completion in taken.drain(..) {
             self.busy = true;
             // A connection that is gone leaves completions behind.
-            if let Some(id) = self.connections.by_tag(completion.connection()) {
-                self.on_completion(id, completion, now);
+            match self.connection_of(&completion) {
+                Some(id) => self.on_completion(id, completion, now),
+                None if completion.is_shared() => self.devices.give_back(&completion),
+                None => {}
             }
+        }
+    }
+
+    #[inline]
+    fn connection_of(&self, completion: &Completion) -> Option<ConnId> {
+        match completion.is_shared() {
+            true => self.by_queue_pair.get(&completion.queue_pair()).copied(),
+            false => self.connections.by_tag(completion.connection()),
         }
     }
 
@@ -51,6 +61,9 @@ impl<S: TargetService> RdmaTargetPoller<S> {
                 if !completion.is_flush() {
                     tracing::warn!(conn = %id, status, "RDMA work failed");
                 }
+                if completion.is_shared() {
+                    self.devices.give_back(&completion);
+                }
                 self.end(id, CloseReason::LinkFailed(libc::EIO), now);
             }
         }
@@ -58,7 +71,13 @@ impl<S: TargetService> RdmaTargetPoller<S> {
 
     fn on_receive(&mut self, id: ConnId, arrived: Arrived, now: Now) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        // Receives of its own would have stopped it.
+        let too_many = connection.arrived.len() >= usize::from(connection.commands);
         connection.arrived.push_back(arrived);
+        if too_many {
+            tracing::warn!(conn = %id, "a host sends more commands than its queue has room for");
+            return self.ending.push((id, CloseReason::Protocol));
+        }
         if !connection.blocked {
             self.feed(id, now);
         }
@@ -134,6 +153,16 @@ impl<S: TargetService> RdmaTargetPoller<S> {
                 let reason = CloseReason::LinkFailed(error.errno());
                 self.end(id, reason, now);
             }
+        }
+        self.refill(now);
+    }
+
+    /// Posts the shared receives whose capsules were taken.
+    fn refill(&mut self, now: Now) {
+        let broken: Vec<_> = self.devices.refill().collect();
+        for (device, error) in broken {
+            tracing::error!(%error, "an RDMA device takes no receives");
+            self.on_device_failed(device, now);
         }
     }
 

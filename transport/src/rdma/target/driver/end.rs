@@ -8,8 +8,8 @@ use reactors::reply::Replier;
 
 use super::{RdmaTargetPoller, TICK_NS};
 use crate::drain::after;
-use crate::rdma::target::connection::{Connection, DRAIN_TIME_MAX, FLUSH_TIME_MAX, Phase};
-use crate::rdma::verbs::CmKey;
+use crate::rdma::target::connection::{Connection, DRAIN_TIME_MAX, FLUSH_TIME_MAX, Leaving, Phase};
+use crate::rdma::verbs::{CmKey, DeviceEvent, DeviceKey};
 use crate::{CloseReason, ConnId, TargetService};
 
 impl<S: TargetService> RdmaTargetPoller<S> {
@@ -31,7 +31,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             Phase::Flushing { .. } => {}
         }
         if link_is_gone || connection.machine.undelivered() == 0 {
-            self.release(id);
+            self.release(id, now);
         } else {
             self.deadline = self.deadline.min(deadline);
         }
@@ -47,17 +47,52 @@ impl<S: TargetService> RdmaTargetPoller<S> {
         for id in ids {
             self.end(id, CloseReason::LinkFailed(libc::ENODEV), now);
         }
+        // It tells of nothing any more, and is closed with what is left of it.
+        self.leaving.retain(|leaving| !Rc::ptr_eq(leaving.qp.domain(), &domain));
+    }
+
+    /// What a device said that ends connections, or that they wait for.
+    pub(super) fn on_device_event(&mut self, event: DeviceEvent, now: Now) {
+        match event {
+            DeviceEvent::QueuePairFailed(queue_pair) => {
+                let Some(&id) = self.by_queue_pair.get(&queue_pair) else { return };
+                tracing::warn!(conn = %id, "an RDMA queue pair failed");
+                self.end(id, CloseReason::LinkFailed(libc::EIO), now);
+            }
+            DeviceEvent::LastReceive(queue_pair) => {
+                let left = self.leaving.iter_mut().filter(|leaving| leaving.qp.key() == queue_pair);
+                left.for_each(|leaving| leaving.last_was_told = true);
+            }
+            DeviceEvent::Failed(device) => self.on_device_failed(device, now),
+            _ => {}
+        }
+    }
+
+    /// A device does not work any more: its connections end.
+    pub(super) fn on_device_failed(&mut self, device: DeviceKey, now: Now) {
+        let there = |connection: &Connection<S::Queue>| connection.qp.key().device() == device;
+        let ids: Vec<_> =
+            self.connections.iter().filter(|(_, connection)| there(connection)).map(|(id, _)| id).collect();
+        for id in ids {
+            self.end(id, CloseReason::LinkFailed(libc::EIO), now);
+        }
     }
 
     /// Disconnects, gives up the queue pair and forgets the connection.
-    fn release(&mut self, id: ConnId) {
+    fn release(&mut self, id: ConnId, now: Now) {
         let Some(connection) = self.connections.remove(id) else { return };
         self.busy = true;
         self.by_key.remove(&connection.qp.id().key());
+        self.by_queue_pair.remove(&connection.qp.key());
         connection.qp.disconnect();
         self.closed += 1;
         self.closed_traffic += connection.traffic();
         self.load.let_go();
+        let Connection { mut qp, arrived, .. } = *connection;
+        if qp.is_shared() {
+            arrived.into_iter().for_each(|arrived| qp.reuse(arrived.receive));
+            self.leaving.push(Leaving::new(qp, now));
+        }
     }
 
     /// Ends what the service or a machine asked to end in this turn.
@@ -84,7 +119,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
                 continue;
             }
             if matches!(connection.phase, Phase::Flushing { .. }) {
-                self.release(id);
+                self.release(id, now);
                 continue;
             }
             connection.machine.on_tick(now);

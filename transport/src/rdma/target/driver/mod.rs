@@ -29,7 +29,7 @@ use reactors::mailbox::Mailbox;
 use reactors::{LocalHandle, Poller, Timestamp, Turn, Work};
 
 use super::acceptor::reject;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Leaving, Phase};
 use super::control::{Incoming, Message, RdmaTarget};
 use super::device::Devices;
 use super::stats::{RdmaTraffic, ReactorStats};
@@ -39,7 +39,7 @@ use crate::drivers::Load;
 use crate::rdma::look::Looks;
 use crate::rdma::verbs::{
     COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmKey, Completion, ConnectParams, EventChannel, QpConfig,
-    RETRIES,
+    QpKey, RETRIES,
 };
 use crate::ready::{Interest, ReadySet};
 use crate::{CloseReason, ConnId, Data, ListenerId, TargetService};
@@ -71,6 +71,9 @@ pub struct RdmaTargetPoller<S: TargetService> {
     channel: Arc<EventChannel>,
     ready: ReadySet,
     by_key: HashMap<CmKey, ConnId>,
+    by_queue_pair: HashMap<QpKey, ConnId>,
+    /// Queue pairs of connections that are gone.
+    leaving: Vec<Leaving>,
     /// To be posted for in this turn.
     dirty: Vec<ConnId>,
     /// With capsules that cannot be taken.
@@ -112,10 +115,12 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             mailbox,
             load,
             connections: Connections::new(target.id()),
-            devices: Devices::new(local.pool().clone()),
+            devices: Devices::new(local.pool().clone(), target.config().shared_receives_max),
             channel,
             ready,
             by_key: HashMap::new(),
+            by_queue_pair: HashMap::new(),
+            leaving: Vec::new(),
             dirty: Vec::new(),
             blocked: Vec::new(),
             ending: Vec::new(),
@@ -138,6 +143,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             self.take_events(now);
         }
         self.take_completions(now);
+        self.leaving.retain(|leaving| !leaving.is_over(now));
         self.retry_blocked(now);
         self.poll_service(now);
         self.end_requested(now);
@@ -158,6 +164,7 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             match message {
                 Message::Incoming(incoming) => self.open(*incoming, now),
                 Message::CloseListener(listener) => self.close_listener(listener, now),
+                Message::Device(event) => self.on_device_event(event, now),
                 Message::Drain(replier) => self.start_drain(Some(replier), now),
             }
         }
@@ -215,6 +222,8 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             return self.load.let_go();
         }
         self.by_key.insert(qp.id().key(), id);
+        self.by_queue_pair.insert(qp.key(), id);
+        let is_shared = qp.is_shared();
         let machine = TargetConn::new(config.params, &sizes, now);
         self.deadline = self.deadline.min(machine.next_deadline().unwrap_or(Now::NEVER));
         let service = &mut *self.service.borrow_mut();
@@ -224,10 +233,11 @@ impl<S: TargetService> RdmaTargetPoller<S> {
             peer,
             machine,
             arrived: std::collections::VecDeque::new(),
+            commands: sizes.commands,
             pending: 0,
             dirty: false,
             blocked: false,
-            traffic: RdmaTraffic::default(),
+            traffic: RdmaTraffic { shared: is_shared.into(), ..RdmaTraffic::default() },
         });
     }
 
@@ -307,7 +317,8 @@ impl<S: TargetService> Poller for RdmaTargetPoller<S> {
 
     fn next_deadline(&self) -> Option<Timestamp> {
         let service = self.service.borrow().next_deadline().unwrap_or(Now::NEVER);
-        let due = self.deadline.min(service).min(self.drain.deadline());
+        let leaving = self.leaving.iter().map(|leaving| leaving.deadline).min().unwrap_or(Now::NEVER);
+        let due = self.deadline.min(service).min(self.drain.deadline()).min(leaving);
         // Time-outs are looked at in ticks: not before the next one.
         (due != Now::NEVER).then(|| Timestamp::from_nanos(due.max(self.next_tick).0))
     }
