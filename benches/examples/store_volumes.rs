@@ -14,8 +14,8 @@ use clap::Parser;
 use dataplane::device::memory::MemoryDevice;
 use dataplane::device::uring::{UringConfig, UringDevice};
 use dataplane::device::{BlockSize, Device, DeviceRegistry};
-use dataplane::lvol::{CreateStore, OpenStore, StoreError, StoreSet};
-use dataplane::store::{Settings, VolumeKind};
+use dataplane::lvol::{CreateStore, DeviceMedia, OpenStore, StoreError, StoreSet};
+use dataplane::store::{BLOCK_BYTES, Block, Media, MediaError, Settings, VolumeKind};
 use hdrhistogram::Histogram;
 use reactors::{CoreSet, Reactors, ReactorsConfig};
 use uuid::Uuid;
@@ -51,7 +51,9 @@ fn main() {
     let config = ReactorsConfig { cores: CoreSet::available().into_vec(), ..ReactorsConfig::default() };
     let reactors = Reactors::start(config).unwrap_or_else(|error| panic!("{error}"));
     let devices = DeviceRegistry::default();
-    devices.add(device(args.file)).unwrap_or_else(|error| panic!("{error}"));
+    let device = device(args.file);
+    bare(&*device, args.samples);
+    devices.add(device).unwrap_or_else(|error| panic!("{error}"));
     let stores = StoreSet::new(devices, reactors.handles().to_vec());
     let options = CreateStore {
         device: "base".into(),
@@ -85,6 +87,37 @@ fn done<T>(result: Result<T, StoreError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// What the device itself takes for the least that makes a change durable: data written and flushed, then a block that tells of
+/// it, written and flushed.
+fn bare(device: &dyn Device, samples: u32) {
+    let mut media = DeviceMedia::open(device).unwrap_or_else(|error| panic!("{error}"));
+    let mut write = |index: u32| -> Result<(), MediaError> {
+        let place = Block(2 * u64::from(index) + 1);
+        media.write(place, &[0x5A; BLOCK_BYTES])?;
+        media.flush()?;
+        media.write(Block(place.0 + 1), &[0x5A; BLOCK_BYTES])?;
+        media.flush()
+    };
+    measure("the device alone", samples, |index| write(index).unwrap_or_else(|error| panic!("{error}")));
+}
+
+fn measure(what: &str, samples: u32, mut call: impl FnMut(u32)) {
+    let mut took =
+        Histogram::<u64>::new_with_bounds(1, LONGEST_US, 3).unwrap_or_else(|error| panic!("{error}"));
+    for index in 0..samples {
+        let began = Instant::now();
+        call(index);
+        took.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+    let ms = |us: u64| us as f64 / 1e3;
+    println!(
+        "{what:<16} median {:>7.3} ms, 99 % {:>7.3} ms, longest {:>7.3} ms",
+        ms(took.value_at_quantile(0.5)),
+        ms(took.value_at_quantile(0.99)),
+        ms(took.max())
+    );
+}
+
 impl Bench {
     fn create(&self, name: &str) {
         let made = self.stores.create_volume(&self.store, name, VOLUME_BLOCKS, None, Settings::default());
@@ -114,20 +147,7 @@ impl Bench {
         self.measure("delete", |index| done(self.stores.delete_volume(&at("new", index))));
     }
 
-    fn measure(&self, what: &str, mut call: impl FnMut(u32)) {
-        let mut took =
-            Histogram::<u64>::new_with_bounds(1, LONGEST_US, 3).unwrap_or_else(|error| panic!("{error}"));
-        for index in 0..self.samples {
-            let began = Instant::now();
-            call(index);
-            took.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-        }
-        let ms = |us: u64| us as f64 / 1e3;
-        println!(
-            "{what:<16} median {:>7.3} ms, 99 % {:>7.3} ms, longest {:>7.3} ms",
-            ms(took.value_at_quantile(0.5)),
-            ms(took.value_at_quantile(0.99)),
-            ms(took.max())
-        );
+    fn measure(&self, what: &str, call: impl FnMut(u32)) {
+        measure(what, self.samples, call);
     }
 }

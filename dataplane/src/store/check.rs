@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cache::{Stop, Target};
+use super::copies::damaged;
 use super::format::{DiskSuperblock, Layout, MapPage, VolumeEntry, crc32c};
 use super::machine::Limits;
 use super::open::{Media, OpenError};
@@ -13,6 +14,12 @@ use super::{BLOCK_BYTES, Block, Lsn, VolumeId};
 /// Something wrong with a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
+    /// Of something that lies on the device twice, one copy is damaged. Nothing is lost; opening the store writes both again.
+    #[error("block {} is damaged; another copy of it is whole", block.0)]
+    Copy {
+        /// The damaged one.
+        block: Block,
+    },
     /// A map page cannot be read, or is not what it should be. What it maps is out of reach, in all volumes that share it.
     #[error(
         "the map page at block {} is damaged: volume {}: blocks {at} to {} are out of reach",
@@ -195,13 +202,15 @@ struct Tree {
 
 /// Checks the store on a device; with `data`, the checksum of every block as well. Takes two bytes of memory for each block.
 pub fn check(media: &mut impl Media, data: bool) -> Result<Report, OpenError> {
-    let (state, _, _) = load(media, Limits::default())?;
+    let (state, header, log_end) = load(media, Limits::default())?;
     let layout = state.layout.clone();
+    let copies = damaged(media, &layout, &header, log_end);
     let blocks = usize::try_from(layout.data_end().0 - layout.data_start().0).unwrap_or(usize::MAX);
     let references =
         References { start: layout.data_start().0, blocks: vec![0; blocks], frames: HashMap::new() };
     let (found, bad, faults) = (HashMap::new(), HashSet::new(), Vec::new());
     let mut walk = Walk { media, state, references, found, bad, data, faults };
+    copies.into_iter().for_each(|block| walk.fault(Fault::Copy { block }));
     let places = (0..layout.volumes()).map(VolumeId);
     let volumes = places.filter_map(|id| walk.visit_volume(id)).collect();
     let used = walk.compare_counts();

@@ -16,6 +16,7 @@ mod command;
 mod commands;
 mod commit;
 mod control;
+mod copies;
 mod direct;
 pub mod format;
 mod grow;

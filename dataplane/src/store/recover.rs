@@ -106,7 +106,11 @@ fn checkpoint_state(
 }
 
 /// Table and summary: a copy that is whole, or what is whole of both.
-fn payload(media: &mut impl Media, header: &CheckpointHeader, layout: &Layout) -> Option<Vec<Bytes>> {
+pub(crate) fn payload(
+    media: &mut impl Media,
+    header: &CheckpointHeader,
+    layout: &Layout,
+) -> Option<Vec<Bytes>> {
     let mut first = payload_copy(media, header, layout, 0)?;
     let mut sums = checkpoint::payload_sums(&first);
     if crc32c(&sums) == header.payload_crc {
@@ -132,7 +136,7 @@ fn payload(media: &mut impl Media, header: &CheckpointHeader, layout: &Layout) -
 }
 
 /// One copy, with zeroes for what cannot be read.
-fn payload_copy(
+pub(crate) fn payload_copy(
     media: &mut impl Media,
     header: &CheckpointHeader,
     layout: &Layout,

@@ -22,6 +22,20 @@ detach() {
     eventually 20 device_absent "$1"
 }
 
+step "what Identify says of a volume: atomic writes, also over power failing, zeroes where nothing was written, a write cache"
+nvme id-ns "$device" -o json >/tmp/id-ns
+# is KEY WANT: a number in /tmp/id-ns.
+is() { grep -qE "\"$1\" *: *$2\b" /tmp/id-ns || { cat /tmp/id-ns && fail "$1 is not $2"; }; }
+# Namespace atomic sizes are given (bit 1 of NSFEAT); 256 blocks for NAWUN and one for NAWUPF, both zero-based.
+[ $(($(sed -n 's/.*"nsfeat" *: *\([0-9]*\).*/\1/p' /tmp/id-ns) & 2)) -eq 2 ] || { cat /tmp/id-ns && fail "NSFEAT"; }
+is nawun 255
+is nawupf 0
+# Deallocated blocks read as zeroes (1), and Write Zeroes may deallocate (8).
+is dlfeat 9
+[ "$(blockdev --getss "$device")" = 4096 ]
+[ "$(cat "/sys/block/$(basename "$device")/queue/write_cache")" = "write back" ]
+cmp -n 1048576 "$device" /dev/zero
+
 step "a tree on the volume, and a snapshot of it at rest"
 mkfs.ext4 -q -F "$device"
 mount "$device" /mnt

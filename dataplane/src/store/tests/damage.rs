@@ -410,3 +410,26 @@ fn a_page_of_metadata_that_the_device_reads_at_last_is_as_good_as_any() {
     rig.reap();
     assert_eq!(check(&mut rig.reopen().media, true).unwrap().faults, []);
 }
+
+#[test]
+fn the_check_names_each_damaged_copy_of_what_is_there_twice() {
+    let (mut media, _) = with_log();
+    assert_eq!(check(&mut media, true).unwrap().faults, []);
+    let layout = layout(&mut media);
+    let header = newest(&media, &layout);
+    let mut blocks = vec![Block(0), layout.data_end()];
+    blocks.extend(layout.headers(header.seq));
+    for index in 0..layout.payload_blocks() {
+        blocks.extend(layout.payload(header.seq, index));
+    }
+    for position in header.log_position..header.log_position + 5 {
+        blocks.extend([0, 1].map(|copy| layout.log(position, copy)));
+    }
+    for block in blocks {
+        let mut media = media.clone();
+        media.0.insert(block.0, [0x77; 4096]);
+        assert_eq!(check(&mut media, true).unwrap().faults, [Fault::Copy { block }]);
+        drop(open(&mut media, Limits::default()).unwrap());
+        assert_eq!(check(&mut media, true).unwrap().faults, []);
+    }
+}
