@@ -83,6 +83,7 @@ fn spdks_host_reads_writes_compares_and_clears_through_the_bindings() {
     in_a_group(&environment, &controller);
     admin(&environment, &controller);
     capacity(&daemon, &controller);
+    late_commands_are_told_of_and_can_be_aborted(&daemon, &environment, &controller);
     closing_gives_everything_back(&environment, &controller);
     a_failed_controller_comes_back(&environment, &controller);
     drop(controller);
@@ -200,6 +201,48 @@ fn capacity(daemon: &Daemon, controller: &Controller) {
     }
     assert_eq!(events, [(2, 0)], "Namespace Attribute Changed");
     assert_eq!(controller.namespace(2).map(|namespace| namespace.blocks), Some(256));
+}
+
+/// A device that may do one I/O each second makes all but the first late.
+fn late_commands_are_told_of_and_can_be_aborted(
+    daemon: &Daemon,
+    environment: &Environment,
+    controller: &Controller,
+) {
+    let limit = |ios: u64| {
+        daemon.call("bdev_set_qos_limit", json!({"name": "m", "rw_ios_per_sec": ios})).expect("set")
+    };
+    let mut pair: Pair =
+        controller.open_queue_pair(1, &QueueOptions { depth: 4, ..QueueOptions::default() }).expect("a pair");
+    limit(1);
+    controller.set_timeouts(Duration::from_millis(200), Duration::ZERO);
+    for tag in 0..4 {
+        pair.submit(Operation::Read { lba: tag }, tag, filled(environment, BLOCK, 0)).expect("taken");
+    }
+    let (deadline, mut late, mut done) = (Instant::now() + PATIENCE, Vec::new(), Vec::new());
+    while late.len() < 2 {
+        assert!(Instant::now() < deadline, "nothing is late");
+        pair.process_completions(0).expect("the queue pair is up");
+        late.extend(pair.take_late());
+        done.extend(std::iter::from_fn(|| pair.pop()));
+    }
+    assert!(pair.abort(late[1]), "nobody else has the controller");
+    let has_ended = |done: &[Completion<DmaBuffer>]| done.iter().any(|done| done.status.is_aborted());
+    while !has_ended(&done) && controller.aborts_failed() == 0 {
+        assert!(Instant::now() < deadline, "Abort has no end");
+        controller.poll(|_| ()).expect("the controller works");
+        pair.process_completions(0).expect("the queue pair is up");
+        done.extend(std::iter::from_fn(|| pair.pop()));
+    }
+    controller.set_timeouts(Duration::ZERO, Duration::ZERO);
+    limit(0);
+    while done.len() < 4 {
+        assert!(Instant::now() < deadline, "{} of 4", done.len());
+        pair.process_completions(0).expect("the queue pair is up");
+        done.extend(std::iter::from_fn(|| pair.pop()));
+    }
+    assert!(done.iter().all(|done| done.status.is_success() || done.status.is_aborted()));
+    assert!(pair.take_late().len() < 4, "each is told of once");
 }
 
 fn closing_gives_everything_back(environment: &Environment, controller: &Controller) {

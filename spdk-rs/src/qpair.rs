@@ -141,7 +141,8 @@ impl<B: DmaMemory> QueuePair<B> {
     }
 
     /// Leaves the queue pair alone, so that the controller can be reset without waiting for the device to let go of what is in
-    /// flight: that is what a reset makes it do. Until [`Self::resume`] it takes and completes nothing.
+    /// flight: that is what a reset makes it do. Until [`Self::resume`] it takes and completes nothing. Over a fabric, where a reset
+    /// ends the connection, close it instead.
     pub fn park(&mut self) {
         if !self.parked {
             let controller = self.controller.clone();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use bitflags::bitflags;
 use nvme::Status;
+use nvme::log::SmartLog;
 use reactors::{DmaPool, IoBuf};
 use uuid::Uuid;
 
@@ -352,6 +353,11 @@ pub trait Device: Send + Sync {
 
     /// A second name by which the registry finds it. It may change.
     fn alias(&self) -> Option<String> {
+        None
+    }
+
+    /// Its health as it was lately, if it tells: asks nobody and waits for nothing.
+    fn health(&self) -> Option<SmartLog> {
         None
     }
 

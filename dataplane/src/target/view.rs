@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use nvme::log::SmartLog;
 use nvme::{HostId, Nqn, Nsid};
 use reactors::mailbox::MailboxSender;
 use transport::{Peer, TransportKind};
@@ -204,6 +205,11 @@ impl Namespace {
 
     pub(super) fn info(&self) -> DeviceInfo {
         self.device.info()
+    }
+
+    /// The health of its device, if that tells.
+    pub(super) fn health(&self) -> Option<SmartLog> {
+        self.device.health()
     }
 
     /// A set of counters for one reactor, part of the sums from now on.

@@ -113,6 +113,11 @@ impl Watched {
         lock(&self.bells).iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
     }
 
+    /// The SMART log as it was read last.
+    pub(super) fn last_health(&self) -> Option<SmartLog> {
+        *lock(&self.health)
+    }
+
     pub(super) fn handle(&self) -> Option<Controller> {
         lock(&self.controller).clone()
     }
@@ -294,7 +299,7 @@ impl SpdkController {
 
     /// The log as it was less than a minute ago: asks nobody and waits for nothing.
     pub fn last_health(&self) -> Option<SmartLog> {
-        *lock(&self.watched.health)
+        self.watched.last_health()
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nvme::Status;
+use nvme::log::SmartLog;
 use spdk_rs::PciAddress;
 use uuid::Uuid;
 
@@ -103,6 +104,10 @@ impl Device for SpdkDevice {
     fn info(&self) -> DeviceInfo {
         let Shared { name, uuid, shape, blocks, .. } = &*self.shared;
         shape.info(name, *uuid, blocks.load(Relaxed))
+    }
+
+    fn health(&self) -> Option<SmartLog> {
+        self.shared.controller.last_health()
     }
 
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {

@@ -14,7 +14,7 @@ use nvme::{Ascii, Nsid, Status, U16, U32, U64, U128, opcode};
 use transport::TransportKind;
 
 use super::aer::Kind;
-use super::{AdminController, AdminOrder, Answer, INVALID_FIELD};
+use super::{AdminController, AdminOrder, Answer, INVALID_FIELD, health};
 use crate::target::limits::{ERROR_LOG_ENTRIES, RESERVATION_NOTICES_MAX};
 use crate::target::options::SubsystemKind;
 use crate::target::reservations::Notice;
@@ -160,24 +160,23 @@ impl ReactorTarget {
         }
     }
 
-    /// SMART / Health: what went through the namespaces of the subsystem; there is no medium with a temperature here.
+    /// SMART / Health: what went through the namespaces of the subsystem, and the health of their devices.
     fn smart(&self, admin: &AdminController, sub: &SubsystemView) -> SmartLog {
         let mut sum = IoCounters::default();
         for counters in sub.active().flat_map(|ns| ns.counters()) {
             sum.merge(&counters.snapshot());
         }
         let units = |bytes: u64| U128::new(u128::from(bytes.div_ceil(DATA_UNIT_BYTES)));
-        let hours = self.now.since(admin.started) / fabrics::NS_PER_S / 3600;
+        let hours = U128::new(u128::from(self.now.since(admin.started) / fabrics::NS_PER_S / 3600));
+        let devices = sub.active().filter_map(|ns| ns.health()).reduce(|a, b| health::worse(&a, &b));
+        let health = devices.unwrap_or_else(|| SmartLog { power_on_hours: hours, ..health::unknown() });
         SmartLog {
-            available_spare: 100,
-            spare_threshold: 10,
             data_units_read: units(sum.read_bytes),
             data_units_written: units(sum.written_bytes),
             host_reads: U128::new(u128::from(sum.read_commands)),
             host_writes: U128::new(u128::from(sum.write_commands)),
-            power_on_hours: U128::new(u128::from(hours)),
             error_entries: U128::new(u128::from(admin.controller.errors().total())),
-            ..SmartLog::default()
+            ..health
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(super) mod aer;
 mod features;
+mod health;
 mod identify;
 mod logs;
 mod properties;
