@@ -45,6 +45,35 @@ fn what_one_reactor_writes_another_reads() {
 }
 
 #[test]
+fn several_stores_serve_every_reactor_and_closing_one_leaves_the_others() {
+    let rig = volume(BlockSize::B4096, 4096);
+    rig.memory("more", BlockSize::B512, 256 * MIB);
+    let second = rig.store("more", "t");
+    rig.stores.create_volume(&second, "v", 4096, None, Settings::default()).unwrap();
+    let hosts = rig.hosts();
+    hosts.iter().for_each(|host| rig.open(host, "t/v"));
+    let mut places = (0_u64..).step_by(100);
+    for host in &hosts {
+        let (here, there) = (places.next().unwrap(), places.next().unwrap());
+        Rig::write(host, "s/v", here, stamped(here, 20));
+        Rig::write(host, "t/v", there, stamped(there, 20));
+        for other in &hosts {
+            assert_eq!(Rig::read(other, "s/v", here, 20), stamped(here, 20));
+            assert_eq!(Rig::read(other, "t/v", there, 20), stamped(there, 20));
+            assert_eq!(Rig::read(other, "t/v", here, 20), vec![0; 20 * BLOCK]);
+            assert_eq!(Rig::read(other, "s/v", there, 20), vec![0; 20 * BLOCK]);
+        }
+    }
+    hosts.iter().for_each(|host| rig.close(host, "t/v"));
+    rig.stores.close(&second).unwrap();
+    assert!(rig.devices.get("t/v").is_err());
+    assert_eq!(Rig::read(&hosts[1], "s/v", 0, 20), stamped(0, 20));
+    rig.stores.open("more").unwrap();
+    rig.open(&hosts[0], "t/v");
+    assert_eq!(Rig::read(&hosts[0], "t/v", 100, 20), stamped(100, 20));
+}
+
+#[test]
 fn what_was_never_written_reads_as_zeroes_and_neighbours_stay() {
     let rig = volume(BlockSize::B4096, 4096);
     for host in rig.hosts() {
