@@ -44,6 +44,9 @@ pub trait IoBuffer {
 
     /// The longest contiguous part starting at `offset`: never empty while `offset < len`.
     fn part(&self, offset: usize) -> &[u8];
+
+    /// The same part, to write. Only for a buffer that data comes into.
+    fn part_mut(&mut self, offset: usize) -> &mut [u8];
 }
 
 /// The simplest buffer, for tests, simulation and slow paths.
@@ -61,6 +64,11 @@ impl IoBuffer for Vec<u8> {
     #[inline]
     fn part(&self, offset: usize) -> &[u8] {
         &self[offset..]
+    }
+
+    #[inline]
+    fn part_mut(&mut self, offset: usize) -> &mut [u8] {
+        &mut self[offset..]
     }
 }
 

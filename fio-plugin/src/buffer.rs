@@ -30,12 +30,7 @@ impl IoBuffer for Buffer {
 
     #[inline]
     fn copy_in(&mut self, offset: usize, bytes: &[u8]) {
-        let whole = match self {
-            Self::Region(region) => region.as_mut_slice(),
-            Self::Range(range) => range,
-            Self::Owned(owned) => owned,
-        };
-        whole[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.part_mut(offset)[..bytes.len()].copy_from_slice(bytes);
     }
 
     #[inline]
@@ -46,6 +41,16 @@ impl IoBuffer for Buffer {
             Self::Owned(owned) => owned,
         };
         &whole[offset..]
+    }
+
+    #[inline]
+    fn part_mut(&mut self, offset: usize) -> &mut [u8] {
+        let whole = match self {
+            Self::Region(region) => region.as_mut_slice(),
+            Self::Range(range) => range,
+            Self::Owned(owned) => owned,
+        };
+        &mut whole[offset..]
     }
 }
 

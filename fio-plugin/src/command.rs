@@ -91,6 +91,13 @@ impl Namespace {
         Ok(Extent { first: Lba(offset / block), blocks: bytes / block })
     }
 
+    /// Whether a read or a write is one command.
+    #[inline]
+    #[must_use]
+    pub fn is_one_command(&self, op: Op, extent: Extent) -> bool {
+        matches!(op, Op::Read | Op::Write { .. }) && extent.blocks <= u64::from(self.blocks_max(op))
+    }
+
     /// Most blocks that one command may name.
     #[inline]
     #[must_use]

@@ -1,6 +1,6 @@
 //! The I/O of one fio job: its queues, what is in flight on them, what has ended.
 //!
-//! An I/O takes a slot, whose number is the tag of its commands. Its commands go to the queues in turn; what no queue has room
+//! An I/O takes a slot, whose number is the tag of its commands; most are one command, and need no more than to be remembered. Commands go to the queues in turn; what no queue has room
 //! for waits in a backlog and goes first when commands end. A lost connection, on whichever queue, ends the job's
 //! controller: everything in flight fails, and so does everything that comes later.
 
@@ -18,11 +18,11 @@ use transport::host::HostQueue;
 
 use crate::abi::memory::Region;
 use crate::buffer::Buffer;
-use crate::command::{Namespace, Op};
+use crate::command::{Extent, Namespace, Op};
 use crate::errno::Errno;
 use crate::keeper::Keeper;
 use crate::options::{Completion, JobOptions, QUEUES_MAX};
-use crate::request::Request;
+use crate::request::{self, Request};
 use crate::session::{Session, SessionError};
 
 /// One receive takes what a busy target sends in a turn.
@@ -104,6 +104,9 @@ pub struct Job<T> {
     namespaces: Vec<Namespace>,
     completion: Completion,
     writes_zeroes: bool,
+    /// I/Os of one command that is with a queue.
+    lone: Vec<Option<(T, Op)>>,
+    /// All others. A slot is in use in one of both, or free.
     slots: Vec<Option<Request<T>>>,
     free: Vec<usize>,
     backlog: VecDeque<usize>,
@@ -146,6 +149,7 @@ impl<T: Copy> Job<T> {
             namespaces,
             completion: options.completion,
             writes_zeroes: options.write_zeroes,
+            lone: vec![None; slots],
             slots: std::iter::repeat_with(|| None).take(slots).collect(),
             free: (0..slots).rev().collect(),
             backlog: VecDeque::with_capacity(slots),
@@ -208,6 +212,9 @@ impl<T: Copy> Job<T> {
             return Ok(Submitted::Done);
         }
         self.now = Now(self.clock.now().as_nanos());
+        if self.backlog.is_empty() && namespace.is_one_command(ask.op, extent) {
+            return self.submit_one(io, ask, namespace, extent);
+        }
         let slot = self.free.pop().expect("fio keeps to its iodepth");
         self.slots[slot] = Some(Request::new(io, ask.op, namespace, extent, ask.data));
         self.unsent += 1;
@@ -215,6 +222,33 @@ impl<T: Copy> Job<T> {
         if !self.backlog.is_empty() || !self.send(slot) {
             self.backlog.push_back(slot);
         }
+        Ok(Submitted::Queued)
+    }
+
+    /// Takes an I/O on that is one command, when nothing waits for room.
+    #[inline]
+    fn submit_one(
+        &mut self,
+        io: T,
+        ask: Ask,
+        namespace: Namespace,
+        extent: Extent,
+    ) -> Result<Submitted, Errno> {
+        let slot = self.free.pop().expect("fio keeps to its iodepth");
+        let command = request::whole(ask.op, namespace, extent, ask.data);
+        match offer(&mut self.queues, &mut self.next_queue, command, slot as u64, self.now) {
+            Offered::Taken => self.lone[slot] = Some((io, ask.op)),
+            Offered::NoRoom(command) => {
+                self.slots[slot] = Some(Request::unsent(io, ask.op, namespace, command));
+                self.backlog.push_back(slot);
+            }
+            Offered::Refused => {
+                self.free.push(slot);
+                self.complain(|| SubmitRefusal::TooLong.to_string());
+                return Err(Errno::INVALID);
+            }
+        }
+        self.unsent += 1;
         Ok(Submitted::Queued)
     }
 
@@ -353,16 +387,14 @@ impl<T: Copy> Job<T> {
     #[inline]
     fn on_command_ended(&mut self, tag: u64, end: End) {
         let slot = usize::try_from(tag).expect("tags are slots");
-        let request = self.slots[slot].as_mut().expect("a slot is in use until its commands have ended");
-        let outcome = match end {
-            End::Answered(status) if status.is_success() => Ok(()),
-            End::Answered(status) => {
-                let op = request.op();
-                self.complain(|| format!("{op} failed: {status}"));
-                Err(Errno::of(status))
-            }
-            End::Lost => Err(self.lost.unwrap_or(Errno::IO)),
-        };
+        if let Some((io, op)) = self.lone[slot].take() {
+            let outcome = self.outcome_of(op, end);
+            self.ended.push_back((io, outcome));
+            self.free.push(slot);
+            return;
+        }
+        let request = self.slots[slot].as_ref().expect("a slot is in use until its commands have ended");
+        let outcome = self.outcome_of(request.op(), end);
         if let Some(request) = &mut self.slots[slot] {
             request.command_ended(outcome);
         }
@@ -371,6 +403,18 @@ impl<T: Copy> Job<T> {
             self.backlog.retain(|waiting| *waiting != slot);
         }
         self.retire(slot);
+    }
+
+    #[inline]
+    fn outcome_of(&mut self, op: Op, end: End) -> Result<(), Errno> {
+        match end {
+            End::Answered(status) if status.is_success() => Ok(()),
+            End::Answered(status) => {
+                self.complain(|| format!("{op} failed: {status}"));
+                Err(Errno::of(status))
+            }
+            End::Lost => Err(self.lost.unwrap_or(Errno::IO)),
+        }
     }
 
     /// Frees the slot when its I/O has ended.

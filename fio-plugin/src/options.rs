@@ -45,6 +45,8 @@ pub struct Given<'a> {
     pub header_digest: bool,
     /// CRC32C of data.
     pub data_digest: bool,
+    /// Reads over TCP are received where they belong.
+    pub place_data: bool,
     /// I/O queues.
     pub queues: u32,
     /// Commands outstanding on one of them; 0: as the job's `iodepth` needs.
@@ -84,6 +86,8 @@ pub struct JobOptions {
     pub header_digest: bool,
     /// CRC32C of data.
     pub data_digest: bool,
+    /// Reads over TCP are received where they belong.
+    pub place_data: bool,
     /// I/O queues, 1 to [`QUEUES_MAX`].
     pub queues: u16,
     /// Commands outstanding on one of them; `None`: as the job's `iodepth` needs.
@@ -179,6 +183,7 @@ impl JobOptions {
             hostid,
             header_digest: given.header_digest,
             data_digest: given.data_digest,
+            place_data: given.place_data,
             queues: ranged("queues", given.queues, 1, queues_max)?,
             queue_depth: match given.queue_depth {
                 0 => None,
@@ -259,6 +264,7 @@ mod tests {
             hostid: None,
             header_digest: false,
             data_digest: false,
+            place_data: false,
             queues: 1,
             queue_depth: 0,
             completion: Completion::Poll,

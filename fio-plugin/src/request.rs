@@ -15,6 +15,21 @@ use crate::errno::Errno;
 /// A command to send: what it says and what it carries.
 pub type Command = (Sqe, HostData<Buffer>);
 
+/// All of an I/O as one command: of a read or write for which [`Namespace::is_one_command`].
+#[inline]
+#[must_use]
+pub fn whole(op: Op, namespace: Namespace, extent: Extent, data: Option<Region>) -> Command {
+    // It is one command, and the blocks of one command fit.
+    let blocks = u32::try_from(extent.blocks).unwrap_or(u32::MAX);
+    let sqe = command(op, namespace.nsid, extent.first, blocks);
+    let data = match (op, data) {
+        (Op::Read, Some(region)) => HostData::FromController(Buffer::Region(region)),
+        (_, Some(region)) => HostData::ToController(Buffer::Region(region)),
+        (_, None) => HostData::None,
+    };
+    (sqe, data)
+}
+
 /// One I/O.
 #[derive(Debug)]
 pub struct Request<T> {
@@ -48,6 +63,12 @@ impl<T: Copy> Request<T> {
             outstanding: 0,
             outcome: Ok(()),
         }
+    }
+
+    /// The I/O `io`, which is this one command that no queue had room for.
+    pub fn unsent(io: T, op: Op, namespace: Namespace, command: Command) -> Self {
+        let none = Extent { first: Lba(0), blocks: 0 };
+        Self { unsent: Some(command), ..Self::new(io, op, namespace, none, None) }
     }
 
     /// What it does.
@@ -220,6 +241,23 @@ mod tests {
         assert!(flush.next_command().is_none());
         flush.command_ended(Ok(()));
         assert_eq!(flush.ended(), Some((2, Ok(()))));
+    }
+
+    #[test]
+    fn a_whole_read_that_was_not_sent_is_sent_as_it_is_and_ends_once() {
+        let mut bytes = [7; 1024];
+        let extent = Extent { first: Lba(3), blocks: 2 };
+        assert!(NAMESPACE.is_one_command(Op::Read, extent));
+        assert!(!NAMESPACE.is_one_command(Op::Read, Extent { blocks: 3, ..extent }));
+        let (sqe, data) = whole(Op::Read, NAMESPACE, extent, Some(region(&mut bytes)));
+        let mut request = Request::unsent(5, Op::Read, NAMESPACE, (sqe, data));
+        assert_eq!(request.ended(), None);
+        let (sqe, data) = request.next_command().unwrap();
+        assert_eq!((nvm::ReadWrite::from(&sqe).slba, nvm::ReadWrite::from(&sqe).nlb), (Lba(3), 2));
+        assert!(matches!(data, HostData::FromController(buffer) if buffer.len() == 1024));
+        assert!(request.next_command().is_none());
+        request.command_ended(Ok(()));
+        assert_eq!(request.ended(), Some((5, Ok(()))));
     }
 
     #[test]

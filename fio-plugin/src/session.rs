@@ -170,6 +170,7 @@ fn config(options: &JobOptions, remote: SocketAddr, subnqn: Nqn) -> HostConfig {
     config.bringup.kato_ms = options.kato_ms;
     config.header_digest = options.header_digest;
     config.data_digest = options.data_digest;
+    config.place_data = options.place_data;
     config.connect_timeout = options.connect_timeout;
     config.command_timeout = options.command_timeout;
     config

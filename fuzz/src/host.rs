@@ -11,6 +11,8 @@ use crate::Pieces;
 
 const BLOCKS: u32 = 2;
 const IO_BYTES: usize = 8192;
+/// Room for the headers of a full queue, and for what cannot be foreseen.
+const STAGING_BYTES: usize = 4096;
 
 /// Holds every tag that was submitted and has not completed; a tag that completes twice is a failure.
 #[derive(Default)]
@@ -55,15 +57,41 @@ pub fn tcp_host(input: &[u8]) {
         let now = Now(turn * 1_000_000);
         submit(&mut conn, &mut sink, &mut next_tag, now);
         send_all(&mut conn, &mut sink);
-        match conn.on_bytes(piece, now, &mut sink) {
-            HostProgress::Consumed => {}
-            HostProgress::Closing => break,
+        let is_laid_out = choices & 32 != 0;
+        let progress = match is_laid_out {
+            true => receive(&mut conn, piece, now, &mut sink),
+            false => conn.on_bytes(piece, now, &mut sink),
+        };
+        if progress == HostProgress::Closing {
+            break;
         }
     }
     send_all(&mut conn, &mut sink);
     conn.on_tick(Now(u64::MAX / 2), &mut sink);
     conn.close(&mut sink);
     assert!(sink.0.is_empty(), "never completed: {:?}", sink.0);
+}
+
+/// Receives a piece as a queue does: into what the connection laid out.
+fn receive(conn: &mut HostConn<Vec<u8>>, mut piece: &[u8], now: Now, sink: &mut Outstanding) -> HostProgress {
+    let mut staging = [0; STAGING_BYTES];
+    while !piece.is_empty() {
+        let mut parts = ArrayVec::new();
+        conn.lay_out(&mut staging, &mut parts);
+        let mut count = 0;
+        for part in &mut parts {
+            let (came, later) = piece.split_at(part.len().min(piece.len()));
+            part[..came.len()].copy_from_slice(came);
+            piece = later;
+            count += came.len();
+        }
+        drop(parts);
+        assert!(count > 0, "a layout without room");
+        if conn.on_received(&staging, count, now, sink) == HostProgress::Closing {
+            return HostProgress::Closing;
+        }
+    }
+    HostProgress::Consumed
 }
 
 fn submit(conn: &mut HostConn<Vec<u8>>, sink: &mut Outstanding, next_tag: &mut u64, now: Now) {

@@ -23,6 +23,11 @@ impl IoBuffer for Data {
     fn part(&self, offset: usize) -> &[u8] {
         &self.0.part(offset / LARGE_SLOT_SIZE)[offset % LARGE_SLOT_SIZE..]
     }
+
+    #[inline]
+    fn part_mut(&mut self, offset: usize) -> &mut [u8] {
+        &mut self.0.part_mut(offset / LARGE_SLOT_SIZE)[offset % LARGE_SLOT_SIZE..]
+    }
 }
 
 /// A buffer that a host's queue can move over any transport.

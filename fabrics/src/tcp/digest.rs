@@ -27,17 +27,22 @@ impl DataDigest {
     }
 
     /// Digest of `len` bytes of `data` from `offset` on.
-    pub(crate) fn of<B: crate::IoBuffer>(data: &B, mut offset: usize, mut len: usize) -> Self {
+    pub(crate) fn of<B: crate::IoBuffer>(data: &B, offset: usize, len: usize) -> Self {
         let mut digest = Self::default();
+        digest.update_from(data, offset, len);
+        digest
+    }
+
+    /// Takes `len` bytes of `data` from `offset` on in.
+    pub(crate) fn update_from<B: crate::IoBuffer>(&mut self, data: &B, mut offset: usize, mut len: usize) {
         while len > 0 {
             let part = data.part(offset);
             let part = &part[..part.len().min(len)];
             assert!(!part.is_empty());
-            digest.update(part);
+            self.update(part);
             offset += part.len();
             len -= part.len();
         }
-        digest
     }
 }
 

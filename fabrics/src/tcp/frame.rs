@@ -229,6 +229,22 @@ impl Body {
         if with_digest { self.digest_step(input) } else { BodyStep::Done { intact: true } }
     }
 
+    /// Whether nothing but data comes next.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.pad == 0 && self.left > 0
+    }
+
+    /// The next `len` bytes of data came, and lie in `buffer` already.
+    #[inline]
+    pub(crate) fn on_placed<B: crate::IoBuffer>(&mut self, buffer: &B, len: u32, with_digest: bool) {
+        debug_assert!(self.pad == 0 && len <= self.left);
+        if with_digest {
+            self.digest.update_from(buffer, self.offset as usize, len as usize);
+        }
+        self.offset += len;
+        self.left -= len;
+    }
+
     fn digest_step<'a>(&mut self, input: &mut &'a [u8]) -> BodyStep<'a> {
         let have = self.digest_have;
         let len = (DIGEST_BYTES - have).min(input.len());

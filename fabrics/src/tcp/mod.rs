@@ -80,6 +80,10 @@ pub struct ConnStats {
     pub commands: u64,
     /// Bytes read, as far as they were consumed.
     pub bytes_in: u64,
+    /// Bytes of data that were received where they belong (host); the others are copied there.
+    pub bytes_placed: u64,
+    /// Receives that brought something else than they were laid out for (host).
+    pub guesses_wrong: u64,
     /// Bytes sent.
     pub bytes_out: u64,
     /// R2Ts sent (target) or received (host).

@@ -33,6 +33,7 @@ pub(super) struct EngineOptions {
     nsid: c_uint,
     header_digest: c_uint,
     data_digest: c_uint,
+    place_data: c_uint,
     queues: c_uint,
     queue_depth: c_uint,
     completion: c_uint,
@@ -67,6 +68,7 @@ impl EngineOptions {
             hostid,
             header_digest: self.header_digest != 0,
             data_digest: self.data_digest != 0,
+            place_data: self.place_data != 0,
             queues: self.queues,
             queue_depth: self.queue_depth,
             completion: if self.completion == COMPLETION_INTERRUPT {
@@ -110,7 +112,7 @@ impl Table {
     }
 }
 
-const OPTIONS: usize = 17;
+const OPTIONS: usize = 18;
 
 macro_rules! at {
     ($field:ident) => {
@@ -131,6 +133,7 @@ pub(super) static TABLE: Table = Table(UnsafeCell::new([
     text(c"hostid", c"Host identifier", at!(hostid), c"UUID to connect as (default: that of the host NQN, or random)"),
     flag(c"header_digest", c"Header digest", at!(header_digest), c"Protect PDU headers with a CRC32C"),
     flag(c"data_digest", c"Data digest", at!(data_digest), c"Protect data with a CRC32C"),
+    flag(c"place_data", c"Place data", at!(place_data), c"Receive reads over TCP straight into their buffers, without a copy"),
     number(c"queues", c"I/O queues", at!(queues), c"1", 64, c"I/O queues (connections) per job"),
     number(c"queue_depth", c"Queue depth", at!(queue_depth), c"0", 65_534,
         c"Commands in flight per queue (default: iodepth shared by the queues)"),

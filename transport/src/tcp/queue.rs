@@ -70,12 +70,12 @@ impl<B: IoBuffer> TcpQueue<B> {
             Link::Down(_) => return false,
         }
         self.traffic.receive_calls += 1;
-        match socket::receive(&self.fd, buffer) {
+        match self.receive_laid_out(buffer) {
             Ok(0) => self.fail(LinkError::Closed, sink),
             Ok(count) => {
                 self.traffic.bytes_received += count as u64;
                 // When the machine ends the connection, its TermReq is flushed before the link goes down.
-                let _: HostProgress = self.machine.on_bytes(&buffer[..count], now, sink);
+                let _: HostProgress = self.machine.on_received(buffer, count, now, sink);
                 self.check_machine(sink);
             }
             Err(Errno::AGAIN) => {
@@ -85,6 +85,19 @@ impl<B: IoBuffer> TcpQueue<B> {
             Err(errno) => self.fail(LinkError::System(errno), sink),
         }
         true
+    }
+
+    /// One receive; when the owner wants it, of data into the buffers it is expected for.
+    #[inline]
+    fn receive_laid_out(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if !self.machine.places_data() {
+            return socket::receive(&self.fd, buffer);
+        }
+        // Laying out takes longer than a look, and most looks of a busy poller find nothing.
+        socket::peek(&self.fd)?;
+        let mut parts = ArrayVec::new();
+        self.machine.lay_out(buffer, &mut parts);
+        socket::receive_parts(&self.fd, &mut parts)
     }
 
     /// Sends what waits. Returns whether anything was sent. Call it once per turn, after the turn's submissions.

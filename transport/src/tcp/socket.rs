@@ -2,7 +2,7 @@
 //!
 //! Every descriptor is non-blocking and close-on-exec. Errors keep their `errno`.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -86,6 +86,27 @@ pub(crate) fn tune(fd: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_tcp_keepintvl(fd, TCP_KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(fd, TCP_KEEPALIVE_PROBES)?;
     sockopt::set_tcp_user_timeout(fd, TCP_USER_TIMEOUT_MS)
+}
+
+/// Whether there is anything to receive, the peer's end included: `AGAIN` when not.
+pub(crate) fn peek(fd: &OwnedFd) -> Result<(), Errno> {
+    match rustix::net::recv(fd, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`receive`], into several parts, one after the other.
+pub(crate) fn receive_parts(fd: &OwnedFd, parts: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+    if let [part] = parts {
+        return receive(fd, part);
+    }
+    loop {
+        match rustix::io::readv(fd, parts) {
+            Err(Errno::INTR) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Receives what is there into `buffer`: `Ok(0)` is the peer's orderly end, `AGAIN` is nothing now.

@@ -220,6 +220,9 @@ pub(crate) struct PerfArgs {
     /// Write a checkable pattern, check every read against it, and read back all that was written at the end
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Receive reads over TCP straight into their buffers, without a copy
+    #[arg(long)]
+    pub(crate) place_data: bool,
     /// Ask for Force Unit Access on every write
     #[arg(long)]
     pub(crate) fua: bool,

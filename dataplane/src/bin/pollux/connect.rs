@@ -58,6 +58,7 @@ impl Session {
         let depth = plan.lanes.iter().map(|lane| lane.depth).max().unwrap_or(1);
         config.io_entries = depth + 1;
         config.command_timeout = plan.timeout;
+        config.place_data = plan.place_data;
         let mut session = Self::connect(config, pool_for(plan))?;
         session.check_limits(queues, depth)?;
         for _ in 0..plan.idle_queues {

@@ -1,13 +1,15 @@
 //! The host's side of one NVMe/TCP connection, which is one queue pair (NVMe/TCP 1.0 §3).
 //!
 //! Commands go in through [`HostConn::submit`] and complete on a [`HostSink`]; bytes of the controller go in through
-//! [`HostConn::on_bytes`]; bytes for it come out through [`HostConn::gather`] and [`HostConn::on_sent`].
+//! [`HostConn::on_bytes`], or without a copy of the data through [`HostConn::lay_out`] and [`HostConn::on_received`]; bytes for
+//! it come out through [`HostConn::gather`] and [`HostConn::on_sent`].
 //!
 //! Invariants: every command accepted ends exactly once on the sink, with a completion or as failed; its buffer is
 //! not given back before its last byte is sent; command identifiers carry a generation, so an answer to an earlier
 //! command is recognised; once the connection is closed nothing is outstanding.
 
 mod params;
+mod place;
 mod receive;
 mod send;
 mod slot;
@@ -24,6 +26,7 @@ use zerocopy::IntoBytes;
 
 pub use crate::host::{HostData, HostSink, SubmitError, SubmitRefusal};
 pub use params::HostParams;
+pub use place::RX_PARTS_MAX;
 
 use super::frame::{Framing, Receiver, alignment};
 use super::tx::{TX_PARTS_MAX, TxQueue};
@@ -31,6 +34,7 @@ use super::{CloseReason, ConnState, ConnStats, Fault};
 use crate::cid::CommandIds;
 use crate::slab::Slab;
 use crate::{IoBuffer, Now};
+use place::Placement;
 use send::Grant;
 use slot::{Slot, State};
 
@@ -57,6 +61,7 @@ pub struct HostConn<B> {
     state: ConnState,
     framing: Framing,
     rx: Receiver,
+    placement: Placement,
     tx: TxQueue,
     slots: Slab<Slot<B>>,
     /// R2Ts in the order they came, to be turned into H2CData as there is room.
@@ -83,6 +88,7 @@ impl<B: IoBuffer> HostConn<B> {
             state: ConnState::Handshaking,
             framing: Framing::INITIAL,
             rx: Receiver::new(),
+            placement: Placement::with_depth(params.depth),
             tx: TxQueue::with_capacity(IcReq::SIZE + TERM_BYTES_MAX),
             slots: Slab::with_slots(params.depth),
             grants: VecDeque::with_capacity(usize::from(params.depth) * usize::from(params.max_r2t)),

@@ -21,6 +21,8 @@ pub struct HostParams {
     pub header_digest: bool,
     /// Use data digests; a controller that does not is refused.
     pub data_digest: bool,
+    /// Receive the data of reads straight into their buffers where that can be foreseen.
+    pub place_data: bool,
     /// Time for the controller to answer the ICReq, in nanoseconds.
     pub handshake_timeout_ns: u64,
     /// Time for a PDU to arrive once it has begun, in nanoseconds.
@@ -38,6 +40,7 @@ impl Default for HostParams {
             max_r2t: 1,
             header_digest: false,
             data_digest: false,
+            place_data: true,
             handshake_timeout_ns: 10 * NS_PER_S,
             pdu_timeout_ns: 30 * NS_PER_S,
             command_timeout_ns: 30 * NS_PER_S,

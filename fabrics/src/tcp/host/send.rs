@@ -63,6 +63,7 @@ impl<B: IoBuffer> HostConn<B> {
             cid: 0,
             parts_unsent: u16::from(in_capsule),
             r2ts: 0,
+            place: 0,
             damaged: false,
             timed_out: false,
             moved: if in_capsule { length } else { 0 },
@@ -84,6 +85,10 @@ impl<B: IoBuffer> HostConn<B> {
         self.send_capsule(slot, sqe, if in_capsule { length } else { 0 });
         if let Some(entry) = self.slots.at_mut(slot) {
             entry.cid = cid;
+        }
+        // What waits for an event is answered whenever that happens.
+        if deadline != Now::NEVER {
+            self.expect_answer(slot, cid);
         }
         self.commands_deadline = self.commands_deadline.min(deadline);
         self.stats.commands += 1;

@@ -15,6 +15,8 @@ pub(crate) struct Slot<B> {
     pub(crate) parts_unsent: u16,
     /// R2Ts not yet turned into H2CData.
     pub(crate) r2ts: u8,
+    /// The guess, from 1, by which its data is laid out in the next receive; 0 is none.
+    pub(crate) place: u8,
     /// A data digest was wrong.
     pub(crate) damaged: bool,
     /// The owner was told that the command takes too long.

@@ -5,4 +5,5 @@ mod fused;
 mod hostile;
 mod pair;
 mod pipe;
+mod place;
 mod timing;

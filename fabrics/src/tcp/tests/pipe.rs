@@ -42,11 +42,13 @@ pub(super) struct Disk {
     pub(super) executed: Vec<(Sqe, Option<Vec<u8>>)>,
     pub(super) pending: Vec<(CommandId, Completion<Vec<u8>>)>,
     pub(super) dice: Option<Dice>,
+    /// Answers nothing by itself.
+    pub(super) keeps: bool,
 }
 
 impl Disk {
     pub(super) fn new(len: usize, dice: Option<Dice>) -> Self {
-        Self { bytes: vec![0; len], executed: vec![], pending: vec![], dice }
+        Self { bytes: vec![0; len], executed: vec![], pending: vec![], dice, keeps: false }
     }
 
     fn run(&mut self, sqe: &Sqe, data: Option<Vec<u8>>) -> Completion<Vec<u8>> {
@@ -77,7 +79,7 @@ impl CommandHandler for Disk {
     fn execute(&mut self, id: CommandId, sqe: &Sqe, data: Option<Vec<u8>>) -> Execution<Vec<u8>> {
         self.executed.push((*sqe, data.clone()));
         let completion = self.run(sqe, data);
-        if self.dice.as_mut().is_some_and(|dice| dice.below(2) == 0) {
+        if self.keeps || self.dice.as_mut().is_some_and(|dice| dice.below(2) == 0) {
             self.pending.push((id, completion));
             return Execution::Pending;
         }
@@ -219,10 +221,36 @@ impl Pair {
 
         let len = self.some_of(self.to_host.len());
         let chunk: Vec<u8> = self.to_host.drain(..len).collect();
-        if self.host.on_bytes(&chunk, T0, &mut self.ends) == HostProgress::Closing {
+        if self.receive(chunk) == HostProgress::Closing {
             self.to_host.clear();
         }
         self.dice.is_some() || self.progress() != before
+    }
+
+    /// Gives bytes to the host: as a stream, or, as its queue does, received into what it laid out.
+    fn receive(&mut self, chunk: Vec<u8>) -> HostProgress {
+        if self.dice.as_mut().is_some_and(|dice| dice.below(4) == 0) || chunk.is_empty() {
+            return self.host.on_bytes(&chunk, T0, &mut self.ends);
+        }
+        let mut rest = &chunk[..];
+        let mut staging = vec![0xDD; 4096];
+        while !rest.is_empty() {
+            let mut parts = ArrayVec::new();
+            self.host.lay_out(&mut staging, &mut parts);
+            let before = rest.len();
+            for part in &mut parts {
+                let (now, later) = rest.split_at(part.len().min(rest.len()));
+                part[..now.len()].copy_from_slice(now);
+                rest = later;
+            }
+            drop(parts);
+            let came = before - rest.len();
+            assert!(came > 0, "a layout without room");
+            if self.host.on_received(&staging, came, T0, &mut self.ends) == HostProgress::Closing {
+                return HostProgress::Closing;
+            }
+        }
+        HostProgress::Consumed
     }
 
     fn progress(&self) -> (usize, usize, usize, usize) {

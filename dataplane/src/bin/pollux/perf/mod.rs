@@ -127,6 +127,7 @@ fn plan(
             subnqn: args.subnqn,
             idle_queues: args.idle_queues,
             timeout: args.timeout,
+            place_data: args.place_data,
             lanes: (0..queues).map(|queue| lane(index * queues + queue)).collect(),
         })
         .collect())
@@ -242,6 +243,7 @@ fn conditions(args: &PerfArgs, namespace: &Namespace, cores: &[CoreId], seed: u6
         cores: cores.iter().map(|core| usize::from(core.0)).collect(),
         header_digest: args.connect.header_digest,
         data_digest: args.connect.data_digest,
+        place_data: args.place_data,
         verify: args.verify,
         seed,
     }

@@ -186,6 +186,7 @@ pub(crate) struct Conditions {
     pub(crate) cores: Vec<usize>,
     pub(crate) header_digest: bool,
     pub(crate) data_digest: bool,
+    pub(crate) place_data: bool,
     pub(crate) verify: bool,
     pub(crate) seed: u64,
 }
@@ -318,6 +319,7 @@ mod tests {
             cores: vec![0],
             header_digest: false,
             data_digest: false,
+            place_data: false,
             verify: true,
             seed: 1,
         }

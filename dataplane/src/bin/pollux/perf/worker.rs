@@ -26,6 +26,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) subnqn: nvme::Nqn,
     pub(crate) idle_queues: u16,
     pub(crate) timeout: Duration,
+    /// Reads over TCP are received where they belong.
+    pub(crate) place_data: bool,
     pub(crate) lanes: Vec<LanePlan>,
 }
 
