@@ -275,3 +275,31 @@ fn bad_input_is_refused_with_spdks_codes() {
     spdk.ok(&["nvmf_create_transport", "-t", "TCP"]);
     assert!(spdk.refused(&["nvmf_create_transport", "-t", "TCP"]).contains("\"code\": -32603"));
 }
+
+#[test]
+fn spdks_client_sets_and_saves_the_time_outs_of_controllers() {
+    let daemon = Daemon::start(&[]);
+    let spdk = Spdk::new(&daemon);
+    spdk.ok(&[
+        "bdev_nvme_set_options",
+        "-t",
+        "5000000",
+        "--timeout-admin-us",
+        "6000000",
+        "-a",
+        "abort",
+        "-k",
+        "4000",
+        "-c",
+        "3",
+    ]);
+    let saved = spdk.ok(&["save_config"]);
+    for part in
+        ["\"bdev_nvme_set_options\"", "\"timeout_us\": 5000000", "\"abort\"", "\"transport_retry_count\": 3"]
+    {
+        assert!(saved.contains(part), "{part} in {saved}");
+    }
+    let refused = spdk.refused(&["bdev_nvme_set_options", "--arbitration-burst", "3"]);
+    assert!(refused.contains("-32602") && refused.contains("arbitration_burst"), "{refused}");
+    assert!(daemon.stop().success());
+}

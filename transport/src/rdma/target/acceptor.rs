@@ -102,10 +102,12 @@ impl RdmaAcceptor {
         let Some(listener) = self.target.listener(event.id) else { return };
         let address = self.target.listeners().into_iter().find(|(id, _)| *id == listener);
         let address = address.map(|(_, address)| address);
-        tracing::warn!(?address, "the RDMA device of a listener is gone: nothing is accepted there any more");
-        if matches!(event.kind, CmEventKind::DeviceRemoved) {
-            self.target.lose_listener(listener);
+        let moved = matches!(event.kind, CmEventKind::AddressChanged);
+        if moved && self.target.listen_again(listener) {
+            return tracing::info!(?address, "the address of a listener moved to another RDMA device");
         }
+        tracing::warn!(?address, "the RDMA device of a listener is gone: nothing is accepted there any more");
+        self.target.lose_listener(listener);
     }
 }
 

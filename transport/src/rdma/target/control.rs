@@ -246,6 +246,26 @@ impl RdmaTarget {
         event.concerns_connections()
     }
 
+    /// The address of a listener moved to another device, as when a bond fails over: listens there. `false`: that failed.
+    pub(super) fn listen_again(&self, id: ListenerId) -> bool {
+        let mut listeners = self.lock_listeners();
+        let Some(Listener { cm, address }) = listeners.remove(&id) else { return false };
+        // It holds the port.
+        drop(cm);
+        let listen = |cm: CmId| cm.listen(address, LISTEN_BACKLOG).map(|()| cm);
+        match CmId::new(&self.channel).and_then(listen) {
+            Ok(cm) => {
+                self.watch(&cm);
+                listeners.insert(id, Listener { cm, address });
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%address, %error, "not listened on again");
+                false
+            }
+        }
+    }
+
     /// A listener is there no more, whatever management believes.
     pub(super) fn lose_listener(&self, id: ListenerId) {
         self.counts.listener_lost.fetch_add(1, Ordering::Relaxed);

@@ -106,10 +106,24 @@ described! {
         timeout_admin_us: Option<u64>,
         /// What becomes of a late command of a controller of this machine. Default `none`.
         action_on_timeout: Option<TimeoutAction>,
-        /// Milliseconds without traffic after which other targets give up on us, and we on them. Default 5000.
+        /// Milliseconds without traffic after which other targets give up on us, and we on them; at least 1. Default 5000.
         keep_alive_timeout_ms: Option<u32>,
         /// How often RDMA sends again what is not acknowledged, 0 to 7. Default 7.
         transport_retry_count: Option<u8>,
+        /// Only `true`: commands are always passed on in batches.
+        delay_cmd_submit: Option<bool>,
+        /// Taken, without effect: namespaces without a UUID always get one.
+        generate_uuids: Option<bool>,
+        /// Taken, without effect: flushes always reach the device.
+        enable_flush: Option<bool>,
+        /// Only `false`.
+        disable_auto_failback: Option<bool>,
+        /// Only `false`.
+        nvme_error_stat: Option<bool>,
+        /// Only `false`.
+        io_path_stat: Option<bool>,
+        /// Only `false`.
+        allow_accel_sequence: Option<bool>,
     }
 }
 
@@ -125,6 +139,13 @@ pub(super) fn set_options(control: &Control, params: SetOptions) -> RpcResult {
 }
 
 fn options(params: &SetOptions) -> Result<NvmeOptions, RpcError> {
+    super::must_be_nothing(&[
+        ("delay_cmd_submit=false", !params.delay_cmd_submit.unwrap_or(true)),
+        ("disable_auto_failback", params.disable_auto_failback.unwrap_or(false)),
+        ("nvme_error_stat", params.nvme_error_stat.unwrap_or(false)),
+        ("io_path_stat", params.io_path_stat.unwrap_or(false)),
+        ("allow_accel_sequence", params.allow_accel_sequence.unwrap_or(false)),
+    ])?;
     let time = |us: Option<u64>| Duration::from_micros(us.unwrap_or(0));
     let (timeout, timeout_admin) = (time(params.timeout_us), time(params.timeout_admin_us));
     if timeout.is_zero() && !timeout_admin.is_zero() {
@@ -418,7 +439,6 @@ pub(super) fn saved(control: &Control) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::schema::Table;
     use crate::rpc::table::decode;
 
     fn asked(params: Value) -> Result<NvmeOptions, RpcError> {
@@ -434,7 +454,6 @@ mod tests {
         assert_eq!(saved_options(&options).expect("not the default")["params"], all);
         assert_eq!(asked(json!({})).expect("all left out"), NvmeOptions::default());
         assert_eq!(saved_options(&NvmeOptions::default()), None);
-        assert_eq!(SetOptions::SCHEMA.fields.len(), 5);
     }
 
     #[test]
@@ -444,6 +463,8 @@ mod tests {
             json!({"action_on_timeout": "panic"}),
             json!({"transport_retry_count": 8}),
             json!({"keep_alive_timeout_ms": 0}),
+            json!({"delay_cmd_submit": false}),
+            json!({"io_path_stat": true}),
             json!({"timeout": 1}),
         ] {
             let refused = asked(params.clone()).expect_err("refused");
