@@ -314,6 +314,38 @@ fn a_lost_replica_holds_writes_until_it_is_recorded_out_and_gets_back_what_it_mi
 }
 
 #[test]
+fn writes_wait_while_copies_are_frozen_and_a_thaw_says_which_stayed_equal() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.perf(0, 1);
+    let (_association, mut queue) = cluster.queue(0);
+    let freeze = |cluster: &Cluster| {
+        let params = json!({"name": "v", "timeout_ms": 20_000});
+        cluster.nodes[0].daemon.call("volume_freeze", params).expect("frozen")
+    };
+    let thaw = |cluster: &Cluster, frozen: &Value| {
+        cluster.nodes[0].daemon.call("volume_thaw", json!({"name": "v", "freeze": frozen["freeze"]}))
+    };
+    let frozen = freeze(&cluster);
+    assert_eq!(frozen["replicas"], json!(["own", "r1n1", "r2n1"]));
+    let twice = cluster.nodes[0].daemon.call("volume_freeze", json!({"name": "v"}));
+    assert!(twice.expect_err("once").1.contains("frozen already"));
+    let before = cluster.content(0);
+    let written = std::thread::spawn(move || (peer::write_block(&mut queue, 5, 0x77), queue));
+    cluster.assert_equal_copies();
+    assert!(cluster.content(0) == before && !written.is_finished());
+    assert_eq!(thaw(&cluster, &frozen).expect("it lasted")["replicas"], frozen["replicas"]);
+    let (status, _queue) = written.join().expect("no panic");
+    assert!(status.is_success(), "{status}");
+    assert!(thaw(&cluster, &frozen).expect_err("over").1.contains("not frozen"));
+    // One that dies meanwhile does not count.
+    let frozen = freeze(&cluster);
+    cluster.kill(2);
+    cluster.manage_until(0, "without the replica", |volume| volume["replicas"][2]["in_sync"] == false);
+    assert_eq!(thaw(&cluster, &frozen).expect("it lasted")["replicas"], json!(["own", "r1n1"]));
+}
+
+#[test]
 fn a_killed_head_is_followed_by_another_that_has_everything_acknowledged() {
     let mut cluster = Cluster::start();
     cluster.activate(0, &[0, 1, 2]);

@@ -72,11 +72,21 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
             }
         }
     }
-    let sim::volume::Tally { acknowledged, failed, crashes, cuts, heads, records, eras, copied, to_copy } =
-        total;
+    let sim::volume::Tally {
+        acknowledged,
+        failed,
+        crashes,
+        cuts,
+        heads,
+        records,
+        eras,
+        copied,
+        to_copy,
+        snapshots,
+    } = total;
     println!(
         "{} seeds: {acknowledged} commands acknowledged, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
-         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; no promise broken",
+         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; no promise broken",
         args.seeds
     );
     ExitCode::SUCCESS

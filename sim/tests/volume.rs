@@ -16,6 +16,19 @@ fn no_promise_is_broken_by_crashes_cut_links_slow_devices_and_clocks_that_drift(
     assert!(total.heads > SEEDS * 8, "{total:?}");
     assert!(total.copied > SEEDS, "{total:?}");
     assert!(total.eras > 0, "{total:?}");
+    assert!(total.snapshots > SEEDS * 2, "{total:?}");
+}
+
+/// Seeds that once found a bug.
+///
+/// 1852: a flush was not asked again of a replica that was lost and came back before it ended.
+const FOUND: [u64; 1] = [1852];
+
+#[test]
+fn what_seeds_once_found_does_not_come_back() {
+    for seed in FOUND {
+        sim::volume::run(seed, false).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::device::DeviceError;
 use crate::lvol::MediaOpenError;
 use crate::store::MediaError;
-use crate::volume::MembersRefused;
+use crate::volume::{FreezeRefused, MembersRefused};
 
 /// A replica or volume could not be made, opened, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,12 @@ pub enum ReplicationError {
     /// The record cannot be followed.
     #[error(transparent)]
     Members(#[from] MembersRefused),
+    /// Writes cannot be paused.
+    #[error(transparent)]
+    Freeze(#[from] FreezeRefused),
+    /// The replicas were not equal in time, or not until the end.
+    #[error("volume {0} was not frozen until now")]
+    NotFrozen(String),
     /// The volume is active here already.
     #[error("the volume is active here at epoch {0}")]
     Active(u64),

@@ -16,7 +16,9 @@ use super::window::{Answers, DOOR_BYTES};
 use crate::device::{ClaimKind, Device, DeviceRegistry, Operations};
 use crate::lvol::DeviceMedia;
 use crate::store::{Block, Media};
-use crate::volume::{Epoch, Event, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters};
+use crate::volume::{
+    Epoch, Event, FreezeId, Frozen, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters,
+};
 
 /// Events that are kept; the oldest go first.
 const EVENTS_MAX: usize = 1024;
@@ -377,6 +379,39 @@ impl VolumeTable {
         Ok(())
     }
 
+    /// Lets writes of a volume wait for `wait` at most, or until [`Self::thaw`]. Returns the number of that pause once nothing is on its
+    /// way, and the replicas that hold the same then.
+    ///
+    /// # Errors
+    /// When there is no such volume, it is not active here, or its writes wait already; or the replicas in sync are not equal in
+    /// that time.
+    pub fn freeze(&self, name: &str, wait: Duration) -> Result<(u64, Vec<String>), ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        let freeze = volume.freeze(wait)?;
+        loop {
+            match volume.frozen(freeze) {
+                Frozen::Waiting => std::thread::sleep(LOOK_INTERVAL),
+                Frozen::Held(members) => return Ok((freeze.0, names(&create, members))),
+                Frozen::Over => return Err(ReplicationError::NotFrozen(name.to_owned())),
+            }
+        }
+    }
+
+    /// Lets writes go on: the replicas that held the same from [`Self::freeze`] until this was called.
+    ///
+    /// # Errors
+    /// When there is no such volume, or that pause was over before, whatever the reason.
+    pub fn thaw(&self, name: &str, freeze: u64) -> Result<Vec<String>, ReplicationError> {
+        let (create, volume) = self.volume(name)?;
+        loop {
+            match volume.thaw(FreezeId(freeze)) {
+                Frozen::Waiting => std::thread::sleep(LOOK_INTERVAL),
+                Frozen::Held(members) => return Ok(names(&create, members)),
+                Frozen::Over => return Err(ReplicationError::NotFrozen(name.to_owned())),
+            }
+        }
+    }
+
     /// Lets a replica refuse heads below an epoch, whoever they are, and what is on its way from them.
     ///
     /// # Errors
@@ -441,6 +476,10 @@ fn members(create: &CreateVolume, names: &[String]) -> Result<Members, Replicati
         return Err(ReplicationError::Replicas(0));
     }
     names.iter().map(index).collect()
+}
+
+fn names(create: &CreateVolume, members: Members) -> Vec<String> {
+    members.iter().filter_map(|replica| create.replicas.get(replica.index()).cloned()).collect()
 }
 
 fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fabrics::Now;
 use reactors::Clock;
@@ -20,7 +21,8 @@ use crate::device::{
     Operations, Queue, QueueContext, Submission,
 };
 use crate::volume::{
-    Config, Epoch, HeadId, Members, MembersRefused, Phase, ReplicaIndex, Volume, VolumeCounters,
+    Config, Epoch, FreezeId, FreezeRefused, Frozen, HeadId, Members, MembersRefused, Phase, ReplicaIndex,
+    Volume, VolumeCounters,
 };
 
 /// How far clocks of nodes may run apart: crystals are a tenth as bad.
@@ -204,6 +206,25 @@ impl VolumeDevice {
             Some(active) => active.head.lock().set_members(epoch, in_sync, self.now()),
             None => Err(MembersRefused::NotActive),
         }
+    }
+
+    /// Lets writes wait.
+    pub(super) fn freeze(&self, wait: Duration) -> Result<FreezeId, FreezeRefused> {
+        let ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        match &*self.active() {
+            Some(active) => active.head.lock().freeze(ns, self.now()),
+            None => Err(FreezeRefused::NotActive),
+        }
+    }
+
+    /// Whether replicas hold the same since then.
+    pub(super) fn frozen(&self, freeze: FreezeId) -> Frozen {
+        self.active().as_ref().map_or(Frozen::Over, |active| active.head.lock().frozen(freeze))
+    }
+
+    /// Asks for the end of it.
+    pub(super) fn thaw(&self, freeze: FreezeId) -> Frozen {
+        self.active().as_ref().map_or(Frozen::Over, |active| active.head.lock().thaw(freeze, self.now()))
     }
 
     /// How regions are copied.

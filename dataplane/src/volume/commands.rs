@@ -15,11 +15,13 @@ const ZEROES_REGIONS: u64 = 32;
 
 /// How far a command is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+pub(super) enum Step {
     /// It waits for its blocks.
     Blocks,
     /// A read waits for regions to be copied; it holds no blocks.
     Sync,
+    /// A write waits for the end of a pause; it holds no blocks.
+    Frozen,
     /// It has its blocks, and waits for bits.
     Intent,
     /// Replicas work on it.
@@ -33,7 +35,7 @@ pub(super) struct Command {
     /// When it came.
     since: Now,
     operation: Operation,
-    step: Step,
+    pub(super) step: Step,
     /// The part that is under way now; of most commands the whole.
     blocks: Range<u64>,
     end: u64,
@@ -53,8 +55,12 @@ impl Command {
         matches!(self.operation, Operation::Read { .. })
     }
 
+    pub(super) fn changes_blocks(&self) -> bool {
+        matches!(self.operation, Operation::Write { .. } | Operation::Zeroes { .. })
+    }
+
     fn holds_blocks(&self) -> bool {
-        self.step != Step::Sync && self.operation != Operation::Flush
+        !matches!(self.step, Step::Sync | Step::Frozen) && self.operation != Operation::Flush
     }
 }
 
@@ -120,8 +126,9 @@ impl Volume {
     }
 
     /// Asks for the blocks of the next part.
-    fn begin(&mut self, slot: u32, now: Now) {
+    pub(super) fn begin(&mut self, slot: u32, now: Now) {
         let region = u64::from(self.config.region_blocks);
+        let frozen = self.freezer.is_on();
         let command = self.command_mut(slot);
         command.step = Step::Blocks;
         if matches!(command.operation, Operation::Zeroes { .. }) {
@@ -129,6 +136,10 @@ impl Volume {
             command.blocks.end = command.end.min(last);
         }
         let (blocks, alone) = (command.blocks.clone(), !command.is_read());
+        if alone && frozen {
+            self.command_mut(slot).step = Step::Frozen;
+            return self.freezer.waiters.push(slot);
+        }
         if !alone && self.waits_for_sync(slot, &blocks) {
             return;
         }
@@ -338,6 +349,10 @@ impl Volume {
         if !command.done.covers(counted) {
             return;
         }
+        if command.changes_blocks() && self.recorded.len() < self.config.min_in_sync {
+            // The set has shrunk meanwhile: it is on fewer copies than were asked for.
+            return self.end(slot, Err(Failure::TooFewReplicas));
+        }
         if command.blocks.end < command.end {
             self.release(slot);
             let command = self.command_mut(slot);
@@ -377,6 +392,11 @@ impl Volume {
     pub(super) fn forget_replica(&mut self, replica: ReplicaIndex) {
         for command in self.commands.iter_mut().flatten() {
             command.pending.remove(replica);
+            if command.operation == Operation::Flush {
+                // Should it be back before the flush ends, it is asked anew.
+                command.targets.remove(replica);
+                command.done.remove(replica);
+            }
         }
         self.peers[replica.index()].reads = 0;
     }
@@ -404,6 +424,7 @@ impl Volume {
     pub(super) fn fail_commands(&mut self) {
         self.intent_waiters.clear();
         self.sync_waiters.clear();
+        self.freezer.stop();
         for slot in 0..self.config.commands_max {
             if self.commands[slot as usize].is_some() {
                 self.end(slot, Err(Failure::NotHead));

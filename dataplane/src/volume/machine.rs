@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use fabrics::Now;
 
 use super::commands::Command;
+use super::freeze::Freezer;
 use super::guard::{Guard, Owner};
 use super::intent::Intent;
 use super::pace::Pace;
@@ -178,6 +179,7 @@ pub struct Volume {
     pub(super) intent_waiters: Vec<u32>,
     /// Reads that wait for regions to be copied.
     pub(super) sync_waiters: Vec<u32>,
+    pub(super) freezer: Freezer,
     pub(super) copying: Copying,
     /// Who got blocks, and was not called yet.
     pub(super) granted: Vec<Owner>,
@@ -238,6 +240,7 @@ impl Volume {
             intent: Intent::new(config.replicas, regions),
             intent_waiters: Vec::new(),
             sync_waiters: Vec::new(),
+            freezer: Freezer::default(),
             copying: Copying::new(config.copies_max, config.pace, regions, now),
             granted: Vec::new(),
             requests: PendingTable::default(),
@@ -466,6 +469,7 @@ impl Volume {
         if matches!(self.phase, Phase::Deposed) {
             return;
         }
+        self.end_overdue_freeze(now);
         self.renew_leases(now);
         self.fence_due(now);
         self.attach_absent(now);
@@ -505,7 +509,7 @@ impl Volume {
         }
     }
 
-    fn renew_leases(&mut self, now: Now) {
+    pub(super) fn renew_leases(&mut self, now: Now) {
         let due: Members =
             self.attached().iter().filter(|replica| self.is_renewal_due(*replica, now)).collect();
         for replica in due.iter() {
@@ -536,7 +540,7 @@ impl Volume {
         match self.phase {
             Phase::Active => {
                 self.advance(Phase::Draining);
-                self.run(now);
+                self.end_freeze(now);
             }
             Phase::Draining | Phase::Released | Phase::Deposed => {}
             Phase::Fencing { .. } | Phase::Changing { .. } => self.depose(false),

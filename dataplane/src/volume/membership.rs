@@ -260,6 +260,7 @@ impl Volume {
         if matches!(self.phase, Phase::Deposed | Phase::Released) {
             return;
         }
+        self.freezer.forget(replicas);
         for replica in replicas.iter() {
             self.drop_requests(replica);
             self.intent.forget(replica);

@@ -17,6 +17,7 @@
 mod bitmap;
 mod commands;
 pub mod format;
+mod freeze;
 mod guard;
 mod intent;
 mod machine;
@@ -34,6 +35,7 @@ mod tests;
 use std::fmt;
 
 pub use bitmap::Bitmap;
+pub use freeze::{FreezeId, FreezeRefused, Frozen};
 pub use machine::{Config, Phase, Refused, Volume, VolumeCounters};
 pub use members::{Members, ReplicaIndex};
 pub use membership::MembersRefused;

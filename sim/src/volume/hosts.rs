@@ -64,6 +64,11 @@ impl Hosts {
         self.habit = LOOKING;
     }
 
+    /// What waits for its answer.
+    pub(super) fn describe(&self) -> String {
+        format!("{:?}", self.sent.iter().flatten().collect::<Vec<_>>())
+    }
+
     pub(super) fn are_idle(&self) -> bool {
         self.sent.iter().all(Option::is_none)
     }

@@ -15,6 +15,7 @@ mod hosts;
 mod judge;
 mod manager;
 mod node;
+mod snapshots;
 mod world;
 
 pub use world::{Broken, Tally, run};

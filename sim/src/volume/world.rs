@@ -17,6 +17,7 @@ use super::history::History;
 use super::hosts::Hosts;
 use super::manager::{Manager, Order};
 use super::node::{Head, Node};
+use super::snapshots::Snapshot;
 
 /// Blocks of the volume: few, so that commands meet.
 pub(super) const BLOCKS: usize = 61;
@@ -67,6 +68,8 @@ pub struct Tally {
     pub copied: u64,
     /// Regions that were to be copied.
     pub to_copy: u64,
+    /// Snapshots of all replicas in sync that came about.
+    pub snapshots: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -80,6 +83,7 @@ impl std::ops::AddAssign for Tally {
         self.eras += other.eras;
         self.copied += other.copied;
         self.to_copy += other.to_copy;
+        self.snapshots += other.snapshots;
     }
 }
 
@@ -124,6 +128,10 @@ pub(super) enum What {
         head: HeadId,
         event: Event,
     },
+    /// Somebody wants all replicas copied as they are at one moment.
+    Snapshot,
+    /// One step of that.
+    Copying,
     Fault,
     /// A node crashes if it still has this head.
     Strike {
@@ -185,6 +193,9 @@ pub(super) struct World {
     pub(super) history: History,
     pub(super) tally: Tally,
     pub(super) trouble: bool,
+    pub(super) snapshot: Option<Snapshot>,
+    /// Snapshots begin this often.
+    pub(super) snapshots_ns: u64,
     min_in_sync: u8,
     copy_rate: Option<u64>,
     /// Faults follow each other within this time.
@@ -241,6 +252,8 @@ impl World {
             history: History::new(BLOCKS),
             tally: Tally::default(),
             trouble: true,
+            snapshot: None,
+            snapshots_ns: *rng.choice(&[1_500 * MS, 10_000 * MS]).expect("some"),
             min_in_sync,
             // Slow copying leaves regions different for long.
             copy_rate: *rng.choice(&[None, Some(8), Some(8), Some(30), Some(200)]).expect("some"),
@@ -263,6 +276,7 @@ impl World {
         }
         world.after(0, What::Manager);
         world.after(500 * MS, What::Fault);
+        world.after(700 * MS, What::Snapshot);
         world
     }
 
@@ -298,7 +312,7 @@ impl World {
         let deadline = self.now + PATIENCE_NS;
         self.run_until(deadline, |world| world.hosts.are_idle())?;
         if !self.hosts.are_idle() {
-            return Err("a command is never answered".to_owned());
+            return Err(format!("never answered: {}", self.hosts.describe()));
         }
         let end = self.now + COOLING_NS;
         self.run_until(end, |_| false)?;
@@ -335,6 +349,8 @@ impl World {
             What::Manager => self.manager_turn(),
             What::Order { node, order } => self.obey(node, order),
             What::Report { node, head, event } => self.report(node, head, &event),
+            What::Snapshot => self.snapshot_turn(),
+            What::Copying => self.snapshot_step(),
             What::Fault => self.fault(),
             What::Strike { node, head } => self.strike(node, head),
             What::Heal { node } => self.start_node(node),

@@ -31,6 +31,8 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(change "volume_set_resync" (SetResync) -> "`true`", volume_set_resync, "Changes how regions are copied to replicas that lack them: pauses, limits, and how hosts are spared. What is not given stays."),
     method!(read "volume_cancel_resync" (OneReplica) -> "`true`", volume_cancel_resync, "Stops to copy to a replica that is not in sync, and leaves it alone until `volume_resume_resync`."),
     method!(read "volume_resume_resync" (OneReplica) -> "`true`", volume_resume_resync, "Takes a replica back that `volume_cancel_resync` left alone: what it lacks is copied."),
+    method!(read "volume_freeze" (Freeze) -> "the number of the pause in `freeze`, and the `replicas` that are equal", volume_freeze, "Lets writes wait, and returns once every replica in sync holds the same: each can then be copied, where it is, as of one moment."),
+    method!(read "volume_thaw" (Thaw) -> "the `replicas` that stayed equal all the time", volume_thaw, "Lets writes go on. Copies of other replicas, and all copies if this fails, are not of one moment: delete them."),
     method!(read "replica_fence" (ReplicaFence) -> "`true`", replica_fence, "Lets a replica of this process refuse every head below an epoch, also after a restart. Returns once nothing of them is under way."),
     method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
     method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
@@ -116,6 +118,26 @@ described! {
 }
 
 described! {
+    /// A pause of writes.
+    struct Freeze {
+        /// Name of the volume.
+        name: String,
+        /// Milliseconds after which writes go on by themselves, at most 20000. Default 5000.
+        timeout_ms: Option<u64>,
+    }
+}
+
+described! {
+    /// The end of a pause.
+    struct Thaw {
+        /// Name of the volume.
+        name: String,
+        /// What `volume_freeze` gave.
+        freeze: u64,
+    }
+}
+
+described! {
     /// Whom a replica refuses.
     struct ReplicaFence {
         /// Name of the replica.
@@ -137,6 +159,9 @@ described! {
 
 /// What a megabyte is in names of parameters, as SPDK has it.
 const MIB: u64 = 1 << 20;
+/// How long writes wait if nobody says, and at most: hosts give commands up after 30 s.
+const FREEZE: Duration = Duration::from_secs(5);
+const FREEZE_MAX: Duration = Duration::from_secs(20);
 /// The longest that a call waits for an event.
 const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -145,11 +170,12 @@ fn refused(error: &ReplicationError) -> RpcError {
         ReplicationError::Device(error) => return super::bdev::refused(error),
         ReplicationError::Exists(_) => Errno::EXIST,
         ReplicationError::NotFound(_) => Errno::NODEV,
-        ReplicationError::Active(_) | ReplicationError::InUse(_) | ReplicationError::Attaching(_) => {
-            Errno::BUSY
-        }
+        ReplicationError::Freeze(_)
+        | ReplicationError::Active(_)
+        | ReplicationError::InUse(_)
+        | ReplicationError::Attaching(_) => Errno::BUSY,
         ReplicationError::NotYet(_) => Errno::INPROGRESS,
-        ReplicationError::Members(_) => Errno::STALE,
+        ReplicationError::Members(_) | ReplicationError::NotFrozen(_) => Errno::STALE,
         ReplicationError::TooSmall { .. } => Errno::NOSPC,
         ReplicationError::Unreachable(_) => Errno::HOSTUNREACH,
         ReplicationError::Media(_) | ReplicationError::Open(_) => Errno::IO,
@@ -283,6 +309,17 @@ fn volume_cancel_resync(control: &Control, params: OneReplica) -> RpcResult {
 
 fn volume_resume_resync(control: &Control, params: OneReplica) -> RpcResult {
     outcome(control.volumes.keep_out(&params.name, &params.replica, false))
+}
+
+fn volume_freeze(control: &Control, params: Freeze) -> RpcResult {
+    let wait = params.timeout_ms.map_or(FREEZE, Duration::from_millis).min(FREEZE_MAX);
+    let (freeze, replicas) = control.volumes.freeze(&params.name, wait).map_err(|error| refused(&error))?;
+    Ok(json!({"freeze": freeze, "replicas": replicas}))
+}
+
+fn volume_thaw(control: &Control, params: Thaw) -> RpcResult {
+    let replicas = control.volumes.thaw(&params.name, params.freeze).map_err(|error| refused(&error))?;
+    Ok(json!({"replicas": replicas}))
 }
 
 fn replica_fence(control: &Control, params: ReplicaFence) -> RpcResult {
