@@ -185,6 +185,8 @@ impl Client {
                 Ok(0) => return None,
                 Ok(len) => self.pending.extend_from_slice(&chunk[..len]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                // Being stopped and continued ends a read that has a time-out.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}"),
             }
         }

@@ -70,7 +70,7 @@ impl<B: IoBuffer> TcpQueue<B> {
             Link::Down(_) => return false,
         }
         self.traffic.receive_calls += 1;
-        match self.receive_laid_out(buffer) {
+        match self.receive_once(buffer) {
             Ok(0) => self.fail(LinkError::Closed, sink),
             Ok(count) => {
                 self.traffic.bytes_received += count as u64;
@@ -89,10 +89,17 @@ impl<B: IoBuffer> TcpQueue<B> {
 
     /// One receive; when the owner wants it, of data into the buffers it is expected for.
     #[inline]
-    fn receive_laid_out(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        if !self.machine.places_data() {
-            return socket::receive(&self.fd, buffer);
+    fn receive_once(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if self.machine.places_data() {
+            self.receive_laid_out(buffer)
+        } else {
+            socket::receive(&self.fd, buffer)
         }
+    }
+
+    /// Out of line: it needs much of the stack.
+    #[inline(never)]
+    fn receive_laid_out(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         // Laying out takes longer than a look, and most looks of a busy poller find nothing.
         socket::peek(&self.fd)?;
         let mut parts = ArrayVec::new();

@@ -241,6 +241,7 @@ impl<B: IoBuffer> HostConn<B> {
         let HostData::FromController(buffer) = &entry.data else { return false };
         let contiguous = buffer.part(guess.offset as usize).len();
         guess.placed = u32_of((guess.data as usize).min(contiguous).min(*room));
+        debug_assert!(guess.placed > 0, "part() is never empty before the end, and there was room");
         *room -= guess.placed as usize;
         self.placement.guesses.push(guess);
         entry.place = u8::try_from(self.placement.guesses.len()).unwrap_or(0);
