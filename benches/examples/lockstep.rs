@@ -2,21 +2,26 @@
 //!
 //! Counts grow with COUNT alone, so the difference of two runs divided by that of their COUNTs is the cost of one I/O at
 //! both ends together. Prints one JSON object with what the host's driver counted, and the time it took: on a quiet machine the
-//! difference between two devices is what one costs more than the other.
+//! difference between two devices is what one costs more than the other. With --cores, one core and two can be compared on a machine
+//! that has no others for the hosts.
 #![allow(missing_docs, reason = "a measuring program")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use benches::loopback::{BLOCKS, Loopback};
 use benches::machines::Kind;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use dataplane::device::memory::MemoryDevice;
 use dataplane::device::null::NullDevice;
 use dataplane::device::{BlockSize, Device, DeviceRegistry};
 use dataplane::lvol::{CreateStore, StoreSet};
 use dataplane::store::Settings;
 use reactors::ReactorHandle;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use uuid::Uuid;
 
 /// A store writes to free blocks: it has this many times its volume's, and some for itself.
@@ -41,7 +46,7 @@ enum Media {
     UncheckedVolume,
 }
 
-/// Runs 4 KiB I/O with target and host in lockstep in one thread
+/// Runs 4 KiB I/O with target and host in lockstep in one thread, or in one on each of several cores
 #[derive(Parser)]
 struct Args {
     #[arg(value_enum)]
@@ -49,7 +54,7 @@ struct Args {
     /// I/Os in flight
     #[arg(value_parser = clap::value_parser!(u16).range(1..=127))]
     depth: u16,
-    /// I/Os in all
+    /// I/Os in all; with --cores, on each
     count: u64,
     /// Header and data digests
     #[arg(long)]
@@ -59,6 +64,9 @@ struct Args {
     /// Blocks that the load touches, all of them written first. More than the default are touched in no order
     #[arg(long, default_value_t = BLOCKS)]
     blocks: u64,
+    /// Cores to run on at once, from the first: each has a target and a host, all share the device
+    #[arg(long, value_name = "COUNT", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    cores: Option<usize>,
 }
 
 const UUID: Uuid = Uuid::from_u128(7);
@@ -95,10 +103,51 @@ fn volume(blocks: u64, checksums: bool, handle: ReactorHandle) -> (Arc<dyn Devic
     (device, stores)
 }
 
-fn main() {
-    let args = Args::parse();
+/// How many cores have come so far, at the start and at the end.
+#[derive(Default)]
+struct Meeting {
+    ready: AtomicUsize,
+    done: AtomicUsize,
+}
+
+/// Waits for all cores. The target goes on turning, as in life: others may wait for what it has put off.
+fn meet(arrived: &AtomicUsize, cores: usize, target: &mut Loopback) {
+    arrived.fetch_add(1, Ordering::AcqRel);
+    while arrived.load(Ordering::Acquire) < cores {
+        target.turn();
+    }
+}
+
+/// What one core did.
+struct Share {
+    receive_calls: u64,
+    send_calls: u64,
+    took: Duration,
+}
+
+fn run(args: &Args, mut target: Loopback, meeting: &Meeting) -> Share {
+    let cores = args.cores.unwrap_or(1);
+    let mut lane = target.connect(args.depth, args.digests);
+    lane.spread(args.blocks, if args.blocks == BLOCKS { 1 } else { STRIDE });
+    target.run(&mut lane, Kind::Write, 2 * args.blocks);
+    meet(&meeting.ready, cores, &mut target);
+    let before = *lane.queue().traffic();
+    let kind = if args.workload == Workload::Read { Kind::Read } else { Kind::Write };
+    let start = Instant::now();
+    target.run(&mut lane, kind, args.count);
+    let took = start.elapsed();
+    let after = *lane.queue().traffic();
+    meet(&meeting.done, cores, &mut target);
+    Share {
+        receive_calls: after.receive_calls - before.receive_calls,
+        send_calls: after.send_calls - before.send_calls,
+        took,
+    }
+}
+
+fn run_here(args: &Args) -> Share {
     let mut stores = None;
-    let mut target = Loopback::with(|handle| match args.device {
+    let target = Loopback::with(|handle| match args.device {
         Media::Memory => memory(args.blocks),
         Media::Null => null(args.blocks),
         Media::Volume | Media::UncheckedVolume => {
@@ -107,20 +156,51 @@ fn main() {
             device
         }
     });
-    let mut lane = target.connect(args.depth, args.digests);
-    lane.spread(args.blocks, if args.blocks == BLOCKS { 1 } else { STRIDE });
-    target.run(&mut lane, Kind::Write, 2 * args.blocks);
-    let before = *lane.queue().traffic();
-    let kind = if args.workload == Workload::Read { Kind::Read } else { Kind::Write };
-    let start = Instant::now();
-    target.run(&mut lane, kind, args.count);
-    let took = start.elapsed();
-    let after = lane.queue().traffic();
+    run(args, target, &Meeting::default())
+}
+
+fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).unwrap_or_else(|errno| panic!("core {core}: {errno}"));
+}
+
+/// A target and a host on each core, over one device.
+fn run_on(cores: usize, args: &Args) -> Vec<Share> {
+    let device = match args.device {
+        Media::Memory => memory(args.blocks),
+        Media::Null => null(args.blocks),
+        Media::Volume | Media::UncheckedVolume => {
+            let refused =
+                "a volume belongs to the reactor that opened its store: --cores takes memory or null";
+            Args::command().error(ErrorKind::ArgumentConflict, refused).exit()
+        }
+    };
+    let meeting = Meeting::default();
+    thread::scope(|scope| {
+        let (device, meeting) = (&device, &meeting);
+        let share = |core| {
+            move || {
+                pin(core);
+                run(args, Loopback::new(Arc::clone(device)), meeting)
+            }
+        };
+        let threads: Vec<_> = (0..cores).map(|core| scope.spawn(share(core))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panic!("a core failed"))).collect()
+    })
+}
+
+fn main() {
+    let args = Args::parse();
+    let shares = args.cores.map_or_else(|| vec![run_here(&args)], |cores| run_on(cores, &args));
+    let ios = args.count * shares.len() as u64;
+    let took = shares.iter().map(|share| share.took).max().unwrap_or_default();
     let counted = serde_json::json!({
-        "ios": args.count,
-        "host_receive_calls": after.receive_calls - before.receive_calls,
-        "host_send_calls": after.send_calls - before.send_calls,
+        "ios": ios,
+        "host_receive_calls": shares.iter().map(|share| share.receive_calls).sum::<u64>(),
+        "host_send_calls": shares.iter().map(|share| share.send_calls).sum::<u64>(),
         "ns_per_io": took.as_nanos() as f64 / args.count as f64,
+        "iops": ios as f64 / took.as_secs_f64(),
     });
     println!("{counted}");
 }

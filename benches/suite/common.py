@@ -44,6 +44,21 @@ class Failed(Exception):
     """A program did not do what it was asked for."""
 
 
+def run(main):
+    """Ends the program with what its main function gives; a failure is said, not traced."""
+    try:
+        sys.exit(main())
+    except Failed as failure:
+        die(failure)
+
+
+def save(path, **found):
+    """Writes what --json asks for, with the circumstances; nothing when it was not given."""
+    if path:
+        text = json.dumps({**circumstances(), **found}, indent=1)
+        pathlib.Path(path).write_text(text, encoding="utf-8")
+
+
 def packages_ensure(*packages):
     """Installs Debian packages that are missing. Raises Failed when that is not possible."""
     query = ["dpkg-query", "-W", "-f=${db:Status-Status}"]

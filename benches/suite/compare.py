@@ -13,7 +13,6 @@ import pathlib
 import shutil
 import statistics
 import subprocess
-import sys
 
 import common
 
@@ -112,15 +111,9 @@ def main():
     if not rows:
         parser.error("no benchmark of both trees has such a name")
     show(rows, commit)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**common.circumstances(), "compared_with": commit, "nanoseconds": {"before": times[0], "now": times[1]}},
-                      file, indent=1)
+    common.save(arguments.json, compared_with=commit, nanoseconds={"before": times[0], "now": times[1]})
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)

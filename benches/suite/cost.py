@@ -10,7 +10,6 @@ Fails when an I/O allocates, and when an instruction count is more than 10 % awa
 import argparse
 import json
 import subprocess
-import sys
 
 import callgrind
 import common
@@ -135,9 +134,7 @@ def main():
     if not results:
         parser.error(f"nothing is called {arguments.only}")
     show(results)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**common.circumstances(), "compiler": compiler(), "per_io": results}, file, indent=1)
+    common.save(arguments.json, compiler=compiler(), per_io=results)
     failures = allocating(results)
     if arguments.update:
         update(results)
@@ -149,7 +146,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)

@@ -9,7 +9,6 @@ import argparse
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 
 import common
@@ -87,16 +86,10 @@ def main():
     runs = [] if arguments.no_guest else guest()
     if runs:
         show_guest(runs)
-    if arguments.json:
-        host = [{"client": client, "workload": workload, **result} for (client, workload), found in results.items()
-                for result in found]
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**common.circumstances(), "host": host, "guest": runs}, file, indent=1)
+    host = [{"client": client, "workload": workload, **result} for (client, workload), found in results.items() for result in found]
+    common.save(arguments.json, host=host, guest=runs)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)

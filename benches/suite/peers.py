@@ -12,7 +12,6 @@ import pathlib
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 
 import common
@@ -352,14 +351,9 @@ def main():
     circumstances = common.circumstances()
     print(f"\nRevision {circumstances['revision']}, {circumstances['machine']['processor']}, "
           f"{circumstances['machine']['cores']} cores, Linux {circumstances['machine']['kernel']}, {circumstances['date']}")
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**circumstances, "runs": results, "left_out": skipped}, file, indent=1)
+    common.save(arguments.json, runs=results, left_out=skipped)
     return 0 if results else 1
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)

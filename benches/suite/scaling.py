@@ -8,11 +8,12 @@ import argparse
 import json
 import os
 import statistics
-import sys
 
 import common
 import compare
 
+# 256 MiB: more than caches hold.
+BLOCKS = 1 << 16
 WORKLOADS = {
     "read 4k d1": ("read", 1, 100_000),
     "read 4k d32": ("read", 32, 600_000),
@@ -25,7 +26,7 @@ def measure(cores):
     """{workload: IOPS} of so many cores together."""
     found = {}
     for name, (kind, depth, count) in WORKLOADS.items():
-        words = [common.program("examples/lockstep_cores"), kind, depth, count, cores]
+        words = [common.program("examples/lockstep"), kind, depth, count, "--blocks", BLOCKS, "--cores", cores]
         found[name] = json.loads(common.output_of(*words))["iops"]
     return found
 
@@ -57,14 +58,9 @@ def main():
             found.append(measure(cores))
             common.say(f"{cores} cores: " + ", ".join(f"{name} {iops:.0f}" for name, iops in found[-1].items()))
     show(results, arguments.cores)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**common.circumstances(), "cores": results}, file, indent=1)
+    common.save(arguments.json, cores=results)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)

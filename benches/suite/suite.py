@@ -16,7 +16,6 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 
 import common
 import report
@@ -261,7 +260,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failed as failure:
-        common.die(failure)
+    common.run(main)
