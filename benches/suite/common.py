@@ -45,11 +45,17 @@ class Failed(Exception):
 
 
 def run(main):
-    """Ends the program with what its main function gives; a failure is said, not traced."""
+    """Ends the program with what its main function gives; a failure is said, not traced, a reader that left is not one."""
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
     except Failed as failure:
         die(failure)
+    except BrokenPipeError:
+        # Nothing is left that the end of the program could try to write there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 def save(path, **found):
