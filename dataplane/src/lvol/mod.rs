@@ -10,6 +10,7 @@
 //! - Volumes have blocks of 4 KiB, and a volatile write cache: a flush, or FUA, makes data and map durable together.
 
 mod client;
+mod courier;
 mod engine;
 mod error;
 mod inspect;

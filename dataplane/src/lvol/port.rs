@@ -1,6 +1,6 @@
 //! The ways into a store from a reactor: its owner's and that of all others; and the poller that keeps each going.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -45,11 +45,19 @@ pub(super) enum AnyPort {
 thread_local! {
     /// The stores that this reactor has a part of, by their numbers.
     static PORTS: RefCell<Vec<(u64, AnyPort)>> = const { RefCell::new(Vec::new()) };
+    /// Whether this thread ever had a part of a store: it is a reactor.
+    static IS_REACTOR: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Remembers this reactor's part of a store.
 pub(super) fn put(store: u64, port: AnyPort) {
+    IS_REACTOR.set(true);
     PORTS.with_borrow_mut(|ports| ports.push((store, port)));
+}
+
+/// Whether this thread is a reactor, which must not wait for another.
+pub(super) fn is_reactor() -> bool {
+    IS_REACTOR.get()
 }
 
 /// This reactor's part of a store.

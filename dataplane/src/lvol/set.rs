@@ -390,11 +390,12 @@ impl StoreSet {
         }
         let number = self.opened.fetch_add(1, Relaxed);
         let reactors = self.reactors_for(number);
+        let owner = reactors.first().cloned().ok_or(reactors::RunError::Stopped)?;
         let infos: Vec<VolumeInfo> = store.volumes().collect();
         let gauges = Arc::<Gauges>::default();
         let installed = Installed::new(number, &name, store, claim.device(), &gauges, &reactors)?;
         let open = Arc::new(OpenStore {
-            flags: Arc::new(StoreFlags { number, write_through: AtomicBool::new(false) }),
+            flags: Arc::new(StoreFlags { number, owner, write_through: AtomicBool::new(false) }),
             uuid,
             gauges,
             name: Mutex::new(name),

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use nvme::{Lba, Status};
-use reactors::IoBuf;
+use reactors::{IoBuf, ReactorHandle};
 use uuid::Uuid;
 
-use super::port::{AnyPort, Port, get};
+use super::courier::Courier;
+use super::port::{AnyPort, Port, get, is_reactor};
 use crate::device::{
     Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Geometry, Io,
     IoDone, Op, OpKind, Operations, Queue, QueueContext, Submission,
@@ -29,6 +30,8 @@ pub struct VolumeDevice {
 pub(super) struct StoreFlags {
     /// Number of the store in this process.
     pub(super) number: u64,
+    /// The reactor that owns it.
+    pub(super) owner: ReactorHandle,
     /// Every write is on the media before it completes.
     pub(super) write_through: AtomicBool,
 }
@@ -112,11 +115,17 @@ impl Device for VolumeDevice {
         Some(self.alias.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn open_queue(&self, _: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
-        let missing = || DeviceError::NotHere { name: self.shared.name.to_string() };
-        Ok(match get(self.shared.store.number).ok_or_else(missing)? {
-            AnyPort::Owner(port) => Box::new(VolumeQueue::open(&self.shared, port)),
-            AnyPort::Client(port) => Box::new(VolumeQueue::open(&self.shared, port)),
+    fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
+        Ok(match get(self.shared.store.number) {
+            Some(AnyPort::Owner(port)) => Box::new(VolumeQueue::open(&self.shared, port)),
+            Some(AnyPort::Client(port)) => Box::new(VolumeQueue::open(&self.shared, port)),
+            None if is_reactor() => {
+                return Err(DeviceError::NotHere { name: self.shared.name.to_string() });
+            }
+            None => {
+                let there = Self { shared: Arc::clone(&self.shared), alias: RwLock::default() };
+                Box::new(Courier::open(&self.shared.store.owner, Arc::new(there), context.depth)?)
+            }
         })
     }
 

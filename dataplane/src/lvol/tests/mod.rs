@@ -10,7 +10,7 @@ use nvme::Status;
 use crate::device::fault::{Effect, FaultDevice, Rule};
 use crate::device::uring::{UringConfig, UringDevice};
 use crate::device::{BlockSize, Device, OpKind};
-use crate::store::{self, Settings, VolumeBlock, VolumeKind};
+use crate::store::{self, Media as _, Settings, VolumeBlock, VolumeKind};
 
 use super::{Content, CreateStore, DeviceMedia, StoreError};
 use rig::{Ask, BLOCK, Rig, stamped};
@@ -71,6 +71,30 @@ fn several_stores_serve_every_reactor_and_closing_one_leaves_the_others() {
     rig.stores.open("more").unwrap();
     rig.open(&hosts[0], "t/v");
     assert_eq!(Rig::read(&hosts[0], "t/v", 100, 20), stamped(100, 20));
+}
+
+#[test]
+fn a_thread_that_is_no_reactor_uses_a_volume_too_and_a_store_closes_behind_it() {
+    let rig = volume(BlockSize::B512, 4096);
+    let store = rig.stores.find("s").unwrap();
+    let [one, two] = rig.hosts();
+    let mut media = DeviceMedia::open(rig.devices.get("s/v").unwrap().as_ref()).unwrap();
+    let mut blocks = vec![[0; BLOCK]; 100];
+    for (block, bytes) in blocks.iter_mut().zip(stamped(7, 100).chunks(BLOCK)) {
+        block.copy_from_slice(bytes);
+    }
+    media.write_range(store::Block(7), &blocks).unwrap();
+    media.flush().unwrap();
+    assert_eq!(Rig::read(&two, "s/v", 7, 100), stamped(7, 100));
+    Rig::write(&one, "s/v", 9, stamped(900, 2));
+    let mut read = vec![[0; BLOCK]; 100];
+    media.read_range(store::Block(7), &mut read).unwrap();
+    assert!(read[0] == blocks[0] && read[4..] == blocks[4..]);
+    assert_eq!(read[2..4].as_flattened(), stamped(900, 2));
+    assert!(media.read(store::Block(4096), &mut read[0]).is_err(), "beyond the end");
+    drop(media);
+    [one, two].iter().for_each(|host| rig.close(host, "s/v"));
+    rig.stores.close(&store).unwrap();
 }
 
 #[test]
