@@ -443,6 +443,37 @@ fn a_new_copy_is_paused_called_off_and_finished_and_has_holes_where_there_is_not
 }
 
 #[test]
+fn a_new_copy_that_restarts_in_the_middle_goes_on_where_it_was() {
+    let mut cluster = Cluster::start();
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.perf(0, 3);
+    // What was written lately is copied again in any case.
+    cluster.manage_until(0, "at rest", |volume| volume["regions_dirty"] == 0);
+    let resync = |cluster: &Cluster, params: Value| {
+        cluster.nodes[0].daemon.call("volume_set_resync", params).expect("changed");
+    };
+    let stale = |volume: &Value| volume["replicas"][2]["regions_stale"].as_u64().expect("a number");
+    let attached = |volume: &Value| volume["replicas"][2]["attached"] == true;
+    cluster.kill(2);
+    std::fs::remove_file(cluster.files.path().join("disk2")).expect("there is one");
+    cluster.manage_until(0, "without the replica", |volume| volume["replicas"][2]["in_sync"] == false);
+    resync(&cluster, json!({"name": "v", "bandwidth_mb_sec": 8}));
+    cluster.restart(2);
+    let regions = SIZE / cluster.volume(0)["region_bytes"].as_u64().expect("bytes");
+    cluster.manage_until(0, "half of it", |volume| attached(volume) && stale(volume) <= regions / 2);
+    resync(&cluster, json!({"name": "v", "paused": true, "bandwidth_mb_sec": 0}));
+    cluster.kill(2);
+    cluster.manage_until(0, "gone", |volume| !attached(volume));
+    cluster.restart(2);
+    cluster.manage_until(0, "there again", attached);
+    let left = stale(&cluster.volume(0));
+    assert!(left < regions, "{left} of {regions} regions are copied again");
+    resync(&cluster, json!({"name": "v", "paused": false}));
+    cluster.manage_until(0, "whole again", is_whole);
+    cluster.assert_equal_copies();
+}
+
+#[test]
 fn daemons_that_load_what_they_saved_have_their_volume_back_whoever_can_be_reached() {
     let mut cluster = Cluster::start();
     cluster.nodes[0]

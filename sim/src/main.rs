@@ -83,10 +83,11 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
         copied,
         to_copy,
         snapshots,
+        emptied,
     } = total;
     println!(
         "{} seeds: {acknowledged} commands acknowledged, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
-         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; no promise broken",
+         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; {emptied} disks replaced; no promise broken",
         args.seeds
     );
     ExitCode::SUCCESS

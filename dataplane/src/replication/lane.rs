@@ -15,7 +15,7 @@ use super::window::{self, Answers, Ask, Call, DOOR_BYTES, Verdict};
 use crate::device::{
     BlockSize, Device, DeviceError, Done, Io, IoDone, Lba, Op, OpKind, Queue, QueueContext, Submission,
 };
-use crate::volume::format::{self, BLOCK_BYTES};
+use crate::volume::format::{self, BLOCK_BYTES, Content};
 use crate::volume::{
     Bitmap, Failure, Lane as LaneNumber, Operation, Outcome, Refused, ReplicaIndex, Request, RequestId,
     RequestOp, Session,
@@ -53,7 +53,7 @@ struct Joining {
     session: Session,
     window: u16,
     sound: bool,
-    fresh: bool,
+    content: Content,
     page: u32,
     intent: Bitmap,
 }
@@ -390,7 +390,7 @@ impl Lane {
         let Request { id, replica, session, ref op, .. } = request;
         let ask = match op {
             RequestOp::Fence { epoch, sound } => Some(Ask::Fence { epoch: *epoch, sound: *sound }),
-            RequestOp::Renew { sound } => Some(Ask::Renew { sound: *sound }),
+            RequestOp::Renew { sound, mapped } => Some(Ask::Renew { sound: *sound, mapped: *mapped }),
             RequestOp::Release => Some(Ask::Release),
             RequestOp::Flush => Some(Ask::Flush),
             _ => None,
@@ -588,8 +588,8 @@ impl Lane {
         let answers = Answers::decode(&bytes);
         let verdict = answers.as_ref().and_then(|answers| answers.of(session));
         let outcome = match (verdict, answers) {
-            (Some(Verdict::Accepted { window, sound, fresh }), Some(answers)) => {
-                return self.joined(id, replica, session, (window, sound, fresh), &answers);
+            (Some(Verdict::Accepted { window, sound, content }), Some(answers)) => {
+                return self.joined(id, replica, session, (window, sound, content), &answers);
             }
             (Some(Verdict::Later { ns }), _) => Outcome::Later { ns },
             (Some(Verdict::Superseded), _) => Outcome::Superseded,
@@ -603,7 +603,7 @@ impl Lane {
         id: RequestId,
         replica: ReplicaIndex,
         session: Session,
-        (window, sound, fresh): (u16, bool, bool),
+        (window, sound, content): (u16, bool, Content),
         answers: &Answers,
     ) {
         let Some(current) = &self.current else { return };
@@ -611,7 +611,7 @@ impl Lane {
         let regions = answers.bytes.div_ceil(u64::from(answers.region_bytes.max(1)));
         let pages = usize::try_from(format::pages(regions)).unwrap_or(usize::MAX);
         self.links[replica.index()].sequences.resize(pages, 0);
-        let joining = Joining { session, window, sound, fresh, page: 0, intent: Bitmap::new(regions) };
+        let joining = Joining { session, window, sound, content, page: 0, intent: Bitmap::new(regions) };
         self.read_page(id, replica, Box::new(joining));
     }
 
@@ -646,8 +646,8 @@ impl Lane {
             return self.read_page(id, replica, joining);
         }
         debug_assert!(joining.session.number > 0);
-        let Joining { sound, fresh, intent, .. } = *joining;
-        self.outcomes.push((id, Outcome::Joined { sound, fresh, intent: Box::new(intent) }));
+        let Joining { sound, content, intent, .. } = *joining;
+        self.outcomes.push((id, Outcome::Joined { sound, content, intent: Box::new(intent) }));
     }
 }
 

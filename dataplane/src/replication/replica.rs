@@ -16,7 +16,7 @@ use crate::device::{
 };
 use crate::lvol::DeviceMedia;
 use crate::store::{Block, Media};
-use crate::volume::format::{self, BLOCK_BYTES, Superblock};
+use crate::volume::format::{self, BLOCK_BYTES, Content, Superblock};
 use crate::volume::{Epoch, HeadId, REGION_BYTES_MAX, Replica, ReplicaState, Session};
 
 /// How long a replica lets nobody else in after it heard from the head.
@@ -227,7 +227,7 @@ impl ReplicaDevice {
                     volume,
                     bytes,
                     region_bytes: REGION_BYTES_MAX,
-                    fresh: true,
+                    content: Content::Fresh,
                     window: 0,
                     state,
                 };

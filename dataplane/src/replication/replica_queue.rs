@@ -25,7 +25,18 @@ enum Work {
     /// A flush called through the door.
     Flush { tag: u64, buffer: IoBuf },
     /// The superblock of a fence.
-    Fence { tag: u64, buffer: IoBuf, session: Session, sound: bool, state: ReplicaState },
+    Fence { tag: u64, buffer: IoBuf, wanted: Wanted },
+}
+
+/// What a superblock is written for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    session: Session,
+    /// The head says that the replica holds everything.
+    sound: bool,
+    /// The head says that the bitmap names what the replica lacks.
+    mapped: bool,
+    state: ReplicaState,
 }
 
 /// See the module.
@@ -144,24 +155,31 @@ impl ReplicaQueue {
                     false => state.machine.fence(epoch, call.session, now),
                 };
                 match step {
-                    FenceStep::Persist(wanted) => {
+                    FenceStep::Persist(accepted) => {
                         state.persisting = true;
                         drop(state);
-                        return self.persist(tag, buffer, call.session, sound, wanted);
+                        let session = call.session;
+                        return self.persist(
+                            tag,
+                            buffer,
+                            Wanted { session, sound, mapped: false, state: accepted },
+                        );
                     }
                     FenceStep::Later { ns } => state.answer(call.session, Verdict::Later { ns }),
                     FenceStep::Superseded => state.answer(call.session, Verdict::Superseded),
                 }
                 true
             }
-            Ask::Renew { sound } => {
+            Ask::Renew { sound, mapped } => {
                 let known = state.machine.renew(call.session, sound, now);
-                if known && sound && state.superblock.fresh && !state.persisting {
-                    // It holds everything from now on: that must outlive a restart.
+                let content = state.superblock.content;
+                if known && content.told(sound, mapped) != content && !state.persisting {
+                    // From now on it holds everything, or its bitmap counts: that must outlive a restart.
                     state.persisting = true;
                     let accepted = state.machine.state();
                     drop(state);
-                    return self.persist(tag, buffer, call.session, sound, accepted);
+                    let session = call.session;
+                    return self.persist(tag, buffer, Wanted { session, sound, mapped, state: accepted });
                 }
                 known
             }
@@ -196,20 +214,13 @@ impl ReplicaQueue {
     }
 
     /// Writes the superblock that says whom the replica has accepted.
-    fn persist(
-        &mut self,
-        tag: u64,
-        buffer: IoBuf,
-        session: Session,
-        sound: bool,
-        wanted: ReplicaState,
-    ) -> Submission {
-        let op = self.superblock_write(session, sound, wanted);
+    fn persist(&mut self, tag: u64, buffer: IoBuf, wanted: Wanted) -> Submission {
+        let op = self.superblock_write(wanted);
         let mut buffer = Some(buffer);
         let started = op.map(|op| {
             self.start(op, || {
                 let buffer = buffer.take().expect("called once");
-                Work::Fence { tag, buffer, session, sound, state: wanted }
+                Work::Fence { tag, buffer, wanted }
             })
         });
         match started {
@@ -223,12 +234,13 @@ impl ReplicaQueue {
         }
     }
 
-    fn superblock_write(&self, session: Session, sound: bool, wanted: ReplicaState) -> Option<Op> {
+    fn superblock_write(&self, wanted: Wanted) -> Option<Op> {
         let mut block = self.pool.alloc_io(BLOCK_BYTES)?;
         let state = self.shared.lock();
         let mut superblock = state.superblock;
-        (superblock.state, superblock.fresh) = (wanted, superblock.fresh && !sound);
-        if state.machine.session() != Some(session) {
+        superblock.state = wanted.state;
+        superblock.content = superblock.content.told(wanted.sound, wanted.mapped);
+        if state.machine.session() != Some(wanted.session) {
             superblock.window = state.next_window();
         }
         let sequence = state.sequence + 1;
@@ -238,7 +250,7 @@ impl ReplicaQueue {
     }
 
     /// The superblock is on the media: the head is accepted, unless something came between.
-    fn accepted(&self, session: Session, sound: bool, wanted: ReplicaState) {
+    fn accepted(&self, Wanted { session, sound, mapped, state: wanted }: Wanted) {
         let now = self.shared.now();
         let mut state = self.shared.lock();
         state.persisting = false;
@@ -249,12 +261,13 @@ impl ReplicaQueue {
                     state.window = state.next_window();
                 }
                 let window = state.window;
-                let fresh = state.superblock.fresh;
-                (state.superblock.state, state.superblock.fresh) = (wanted, fresh && !sound);
+                let content = state.superblock.content;
+                state.superblock.state = wanted;
+                state.superblock.content = content.told(sound, mapped);
                 state.superblock.window = window;
                 state.machine.accepted(wanted, session, sound, now);
                 let sound = state.machine.is_sound();
-                state.answer(session, Verdict::Accepted { window, sound, fresh });
+                state.answer(session, Verdict::Accepted { window, sound, content });
             }
             FenceStep::Persist(_) | FenceStep::Superseded => state.answer(session, Verdict::Superseded),
             FenceStep::Later { ns } => state.answer(session, Verdict::Later { ns }),
@@ -282,9 +295,9 @@ impl ReplicaQueue {
                 self.shared.lock().machine.done();
                 IoDone { tag, status: finished.status, buffer: Some(buffer) }
             }
-            Work::Fence { tag, buffer, session, sound, state } => {
+            Work::Fence { tag, buffer, wanted } => {
                 if finished.status.is_success() {
-                    self.accepted(session, sound, state);
+                    self.accepted(wanted);
                 } else {
                     self.shared.lock().persisting = false;
                 }

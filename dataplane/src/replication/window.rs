@@ -13,6 +13,7 @@ use std::ops::Range;
 use nvme::Lba;
 use uuid::Uuid;
 
+use crate::volume::format::Content;
 use crate::volume::{Epoch, HeadId, Session};
 
 /// Bytes of a call and of the answers.
@@ -54,7 +55,7 @@ pub(super) enum Ask {
     /// To be accepted.
     Fence { epoch: Epoch, sound: bool },
     /// That its lease be renewed.
-    Renew { sound: bool },
+    Renew { sound: bool, mapped: bool },
     /// That its lease end.
     Release,
     /// That the device be flushed.
@@ -76,13 +77,13 @@ impl Call {
         bytes[8..24].copy_from_slice(self.volume.as_bytes());
         bytes[24..40].copy_from_slice(&self.session.head.0.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.session.number.to_le_bytes());
-        let (kind, epoch, sound) = match self.ask {
-            Ask::Fence { epoch, sound } => (0, epoch, sound),
-            Ask::Renew { sound } => (1, Epoch(0), sound),
-            Ask::Release => (2, Epoch(0), false),
-            Ask::Flush => (3, Epoch(0), false),
+        let (kind, epoch, sound, mapped) = match self.ask {
+            Ask::Fence { epoch, sound } => (0, epoch, sound, false),
+            Ask::Renew { sound, mapped } => (1, Epoch(0), sound, mapped),
+            Ask::Release => (2, Epoch(0), false, false),
+            Ask::Flush => (3, Epoch(0), false, false),
         };
-        (bytes[44], bytes[45]) = (kind, u8::from(sound));
+        (bytes[44], bytes[45], bytes[46]) = (kind, u8::from(sound), u8::from(mapped));
         bytes[48..56].copy_from_slice(&epoch.0.to_le_bytes());
         bytes
     }
@@ -91,7 +92,7 @@ impl Call {
         let sound = bytes[45] != 0;
         let ask = match bytes[44] {
             0 => Ask::Fence { epoch: Epoch(u64::from_le_bytes(part(bytes, 48))), sound },
-            1 => Ask::Renew { sound },
+            1 => Ask::Renew { sound, mapped: bytes[46] != 0 },
             2 => Ask::Release,
             3 => Ask::Flush,
             _ => return None,
@@ -113,7 +114,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// What became of a fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    Accepted { window: u16, sound: bool, fresh: bool },
+    Accepted { window: u16, sound: bool, content: Content },
     Later { ns: u64 },
     Superseded,
 }
@@ -148,13 +149,12 @@ impl Answers {
         {
             at[..16].copy_from_slice(&answer.session.head.0.to_le_bytes());
             at[16..20].copy_from_slice(&answer.session.number.to_le_bytes());
-            at[32] = u8::from(matches!(answer.verdict, Verdict::Accepted { fresh: true, .. }));
-            let (kind, sound, window, ns) = match answer.verdict {
-                Verdict::Accepted { window, sound, .. } => (1, sound, window, 0),
-                Verdict::Later { ns } => (2, false, 0, ns),
-                Verdict::Superseded => (3, false, 0, 0),
+            let (kind, sound, window, ns, content) = match answer.verdict {
+                Verdict::Accepted { window, sound, content } => (1, sound, window, 0, content.to_byte()),
+                Verdict::Later { ns } => (2, false, 0, ns, 0),
+                Verdict::Superseded => (3, false, 0, 0, 0),
             };
-            (at[20], at[21]) = (kind, u8::from(sound));
+            (at[20], at[21], at[32]) = (kind, u8::from(sound), content);
             at[22..24].copy_from_slice(&window.to_le_bytes());
             at[24..32].copy_from_slice(&ns.to_le_bytes());
         }
@@ -167,7 +167,7 @@ impl Answers {
                 1 => Verdict::Accepted {
                     window: u16::from_le_bytes(part(at, 22)),
                     sound: at[21] != 0,
-                    fresh: at[32] != 0,
+                    content: Content::from_byte(at[32]),
                 },
                 2 => Verdict::Later { ns: u64::from_le_bytes(part(at, 24)) },
                 3 => Verdict::Superseded,
@@ -205,7 +205,7 @@ mod tests {
         let volume = Uuid::from_u128(5);
         for ask in [
             Ask::Fence { epoch: Epoch(77), sound: true },
-            Ask::Renew { sound: false },
+            Ask::Renew { sound: false, mapped: true },
             Ask::Release,
             Ask::Flush,
         ] {
@@ -214,7 +214,7 @@ mod tests {
         }
         assert_eq!(Call::decode(&[0; DOOR_BYTES]), None);
         let verdicts = [
-            Verdict::Accepted { window: 4095, sound: true, fresh: true },
+            Verdict::Accepted { window: 4095, sound: true, content: Content::Partial },
             Verdict::Later { ns: 12 },
             Verdict::Superseded,
         ];

@@ -30,12 +30,57 @@ pub struct Superblock {
     pub bytes: u64,
     /// Bytes of a region of the bitmap.
     pub region_bytes: u32,
-    /// Made, and never known to hold everything since.
-    pub fresh: bool,
+    /// How much of the volume it holds.
+    pub content: Content,
     /// A number that changes with every attachment, for drivers.
     pub window: u16,
     /// What was accepted.
     pub state: ReplicaState,
+}
+
+/// How much of its volume a replica holds, as it knows itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// It held everything once.
+    Whole,
+    /// Nothing, whatever its bitmap says: it was made, and no head has filled in the bitmap since.
+    Fresh,
+    /// It is being filled for the first time: its bitmap names what it lacks.
+    Partial,
+}
+
+impl Content {
+    /// After a head has told it that it holds everything (`sound`), or that its bitmap names all that it lacks (`mapped`).
+    #[must_use]
+    pub fn told(self, sound: bool, mapped: bool) -> Self {
+        match self {
+            _ if sound => Self::Whole,
+            Self::Fresh if mapped => Self::Partial,
+            _ => self,
+        }
+    }
+
+    /// Whether it held everything once: what others hold beside it is not older.
+    pub fn is_whole(self) -> bool {
+        self == Self::Whole
+    }
+
+    /// As it is written. Programs that know two states take whatever is not 0 for fresh.
+    pub(crate) fn to_byte(self) -> u8 {
+        match self {
+            Self::Whole => 0,
+            Self::Fresh => 1,
+            Self::Partial => 2,
+        }
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Whole,
+            2 => Self::Partial,
+            _ => Self::Fresh,
+        }
+    }
 }
 
 /// Blocks of metadata that a volume with this many regions takes.
@@ -89,11 +134,11 @@ fn word(block: &Block, at: usize) -> u64 {
 /// A superblock as it is written.
 pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     let mut block = Box::new([0; BLOCK_BYTES]);
-    let Superblock { volume, bytes, region_bytes, fresh, window, state } = superblock;
+    let Superblock { volume, bytes, region_bytes, content, window, state } = superblock;
     block[32..48].copy_from_slice(volume.as_bytes());
     block[48..56].copy_from_slice(&bytes.to_le_bytes());
     block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
-    block[60] = u8::from(*fresh);
+    block[60] = content.to_byte();
     block[62..64].copy_from_slice(&window.to_le_bytes());
     block[64..72].copy_from_slice(&state.epoch.0.to_le_bytes());
     block[72..88].copy_from_slice(&state.head.0.to_le_bytes());
@@ -112,7 +157,7 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
         volume: Uuid::from_bytes(volume),
         bytes: word(block, 48),
         region_bytes: u32::from_le_bytes([block[56], block[57], block[58], block[59]]),
-        fresh: block[60] != 0,
+        content: Content::from_byte(block[60]),
         window: u16::from_le_bytes([block[62], block[63]]),
         state: ReplicaState { epoch: Epoch(word(block, 64)), head: HeadId(head) },
     };
@@ -153,7 +198,7 @@ mod tests {
             volume: Uuid::from_u128(7),
             bytes: 1 << 30,
             region_bytes: 1 << 20,
-            fresh: false,
+            content: Content::Partial,
             window: 4000,
             state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
         }
@@ -166,6 +211,26 @@ mod tests {
         new[70] ^= 1;
         assert_eq!(decode_superblock([&new, &old]), Some((superblock(4), 8)));
         assert_eq!(decode_superblock([&new, &[0; BLOCK_BYTES]]), None);
+    }
+
+    #[test]
+    fn what_a_replica_holds_only_grows_and_programs_that_know_two_states_take_a_part_for_nothing() {
+        use Content::{Fresh, Partial, Whole};
+        assert_eq!(
+            [Fresh, Partial, Whole].map(|content| content.told(false, false)),
+            [Fresh, Partial, Whole]
+        );
+        assert_eq!(
+            [Fresh, Partial, Whole].map(|content| content.told(false, true)),
+            [Partial, Partial, Whole]
+        );
+        assert_eq!([Fresh, Partial, Whole].map(|content| content.told(true, false)), [Whole; 3]);
+        assert_eq!(
+            [Fresh, Partial, Whole].map(|content| Content::from_byte(content.to_byte())),
+            [Fresh, Partial, Whole]
+        );
+        assert_eq!(Whole.to_byte(), 0);
+        assert_ne!(Partial.to_byte(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use fabrics::Now;
 
 use super::commands::Command;
+use super::format::Content;
 use super::freeze::Freezer;
 use super::guard::{Guard, Owner};
 use super::intent::Intent;
@@ -129,8 +130,8 @@ pub(super) struct Peer {
     pub(super) session: u32,
     /// Until when it lets nobody else in; `None` before it has accepted us.
     pub(super) lease_until: Option<Now>,
-    /// Whether it said that it can be trusted, whether it is fresh, and its bitmap, until all have answered.
-    pub(super) joined: Option<(bool, bool, Box<Bitmap>)>,
+    /// Whether it said that it can be trusted, how much it holds, and its bitmap, until all have answered.
+    pub(super) joined: Option<(bool, Content, Box<Bitmap>)>,
     /// It has said that it can be trusted, or has everything: unless it restarts it will say so again.
     pub(super) trusted: bool,
     /// Regions whose content may be old here.
@@ -513,11 +514,11 @@ impl Volume {
         let due: Members =
             self.attached().iter().filter(|replica| self.is_renewal_due(*replica, now)).collect();
         for replica in due.iter() {
-            let sound = self.is_sound(replica);
+            let (sound, mapped) = (self.is_sound(replica), self.is_mapped(replica));
             let peer = &mut self.peers[replica.index()];
             peer.renewing = true;
             peer.renew_at = now.after_ns(self.config.lease_ns / 8);
-            self.send(replica, Lane::default(), Purpose::Renew, RequestOp::Renew { sound }, now);
+            self.send(replica, Lane::default(), Purpose::Renew, RequestOp::Renew { sound, mapped }, now);
         }
     }
 
@@ -531,6 +532,11 @@ impl Volume {
         let peer = &self.peers[replica.index()];
         let counts = ((self.recorded | self.pledged) - self.failed).has(replica);
         counts && !matches!(self.phase, Phase::Fencing { .. }) && peer.stale.is_empty()
+    }
+
+    /// Whether the bitmap that a replica holds names everything that it lacks.
+    fn is_mapped(&self, replica: ReplicaIndex) -> bool {
+        self.syncing.has(replica) && self.intent.is_complete(replica)
     }
 
     // The end

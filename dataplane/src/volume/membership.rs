@@ -2,6 +2,7 @@
 
 use fabrics::Now;
 
+use super::format::Content;
 use super::machine::{Phase, Volume};
 use super::pending::Purpose;
 use super::{Bitmap, Epoch, Event, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
@@ -74,11 +75,11 @@ impl Volume {
         now: Now,
     ) {
         match outcome {
-            Outcome::Joined { fresh, intent, .. } if self.attaching.has(replica) => {
-                self.attached_now(replica, fresh, &intent);
+            Outcome::Joined { content, intent, .. } if self.attaching.has(replica) => {
+                self.attached_now(replica, content, &intent);
             }
-            Outcome::Joined { sound, fresh, intent } => {
-                self.on_accepted(replica, epoch, (sound, fresh, intent), now);
+            Outcome::Joined { sound, content, intent } => {
+                self.on_accepted(replica, epoch, (sound, content, intent), now);
             }
             Outcome::Later { ns } => {
                 self.peers[replica.index()].fence_at = Some(now.after_ns(ns));
@@ -92,7 +93,7 @@ impl Volume {
         &mut self,
         replica: ReplicaIndex,
         accepted: Epoch,
-        (sound, fresh, intent): (bool, bool, Box<Bitmap>),
+        (sound, content, intent): (bool, Content, Box<Bitmap>),
         now: Now,
     ) {
         match self.phase {
@@ -105,7 +106,7 @@ impl Volume {
                         *was_sound &= sound;
                         dirty.unite(&intent);
                     }
-                    None => *joined = Some((sound, fresh, intent)),
+                    None => *joined = Some((sound, content, intent)),
                 }
                 self.advance(Phase::Fencing { waiting });
                 self.establish(now);
@@ -134,7 +135,7 @@ impl Volume {
             self.peers[replica.index()].joined.as_ref().is_some_and(|(sound, ..)| *sound)
         };
         let fresh = |replica: &ReplicaIndex| {
-            self.peers[replica.index()].joined.as_ref().is_some_and(|(_, fresh, _)| *fresh)
+            self.peers[replica.index()].joined.as_ref().is_some_and(|(_, content, _)| !content.is_whole())
         };
         let fresh: Members = joined.iter().filter(fresh).collect();
         if fresh != joined && !fresh.is_empty() {
@@ -398,13 +399,13 @@ impl Volume {
     }
 
     /// A replica has accepted us: it gets every write from now on, and what it lacks is copied.
-    fn attached_now(&mut self, replica: ReplicaIndex, fresh: bool, intent: &Bitmap) {
+    fn attached_now(&mut self, replica: ReplicaIndex, content: Content, intent: &Bitmap) {
         self.attaching.remove(replica);
         self.syncing.insert(replica);
         let peer = &mut self.peers[replica.index()];
         peer.stale = self.intent.dirty.clone();
         peer.stale.unite(intent);
-        if fresh {
+        if content == Content::Fresh {
             peer.stale = Bitmap::full(intent.len());
         }
         peer.unflushed.clear_all();

@@ -2,6 +2,7 @@
 
 use nvme::Status;
 
+use super::format::Content;
 use super::{Bitmap, Epoch, Lane, Members, ReplicaIndex, Session};
 
 /// A command of a host. Blocks are logical blocks of the volume.
@@ -84,6 +85,8 @@ pub enum RequestOp {
     Renew {
         /// The replica is known to hold everything.
         sound: bool,
+        /// Its write-intent bitmap, on its media, names everything that it lacks.
+        mapped: bool,
     },
     /// The head lets go: another may come at once.
     Release,
@@ -156,8 +159,8 @@ pub enum Outcome {
     Joined {
         /// Whether it has been up, and held by heads, since it was last known to hold everything.
         sound: bool,
-        /// It was made and never known to hold everything since: unless all are, its content is nothing.
-        fresh: bool,
+        /// How much it holds. Unless none was ever whole, what is not whole counts for nothing.
+        content: Content,
         /// Its write-intent bitmap.
         intent: Box<Bitmap>,
     },

@@ -11,8 +11,10 @@ use super::pace::{Pace, Pacer};
 use super::pending::Purpose;
 use super::{Bitmap, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
 
-/// Regions copied to a replica between two flushes of it: what a restart copies again.
-const REGIONS_PER_FLUSH: u64 = 64;
+/// Regions copied to a replica between two flushes of it, at most, and of how many parts of a volume one is enough: what a
+/// restart copies again.
+const REGIONS_PER_FLUSH_MAX: u64 = 64;
+const FLUSHES_PER_VOLUME: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -90,6 +92,11 @@ impl Copying {
     /// Time has passed.
     pub(super) fn adapt(&mut self) {
         self.pacer.adapt();
+    }
+
+    /// Regions that are being read from a replica.
+    fn reading_from(&self, replica: ReplicaIndex) -> usize {
+        self.copies.iter().flatten().filter(|copy| copy.step == Step::Reading(replica)).count()
     }
 
     fn is_busy_with(&self, region: u64) -> bool {
@@ -182,7 +189,10 @@ impl Volume {
             return self.end_copy(place, now);
         }
         let sources = self.recorded - self.failed - lacking - copy.tried;
-        let Some(source) = sources.iter().min_by_key(|replica| self.peers[replica.index()].reads) else {
+        let load = |replica: &ReplicaIndex| {
+            self.peers[replica.index()].reads as usize + self.copying.reading_from(*replica)
+        };
+        let Some(source) = sources.iter().min_by_key(load) else {
             return self.give_up_copy(place, copy, lacking, now);
         };
         self.set_copy(place, Copy { step: Step::Reading(source), ..copy });
@@ -295,8 +305,9 @@ impl Volume {
 
     /// Flushes a replica after some regions, and after the last.
     pub(super) fn flush_copies(&mut self, replica: ReplicaIndex, now: Now) {
+        let enough = (self.config.regions() / FLUSHES_PER_VOLUME).clamp(1, REGIONS_PER_FLUSH_MAX);
         let peer = &mut self.peers[replica.index()];
-        let due = peer.stale.is_empty() || peer.unflushed.ones() >= REGIONS_PER_FLUSH;
+        let due = peer.stale.is_empty() || peer.unflushed.ones() >= enough;
         if due && !peer.copy_flush && !peer.unflushed.is_empty() {
             peer.copy_flush = true;
             std::mem::swap(&mut peer.flushing, &mut peer.unflushed);

@@ -3,6 +3,7 @@
 use fabrics::Now;
 use nvme::Status;
 
+use super::format::Content;
 use super::{
     Bitmap, Config, Epoch, Event, Failure, HeadId, Lane, LossReason, Members, Operation, Outcome, Pace,
     Phase, ReplicaIndex, Request, RequestOp, Volume,
@@ -11,6 +12,7 @@ use super::{
 const MS: u64 = fabrics::NS_PER_MS;
 const A: ReplicaIndex = ReplicaIndex(0);
 const B: ReplicaIndex = ReplicaIndex(1);
+const C: ReplicaIndex = ReplicaIndex(2);
 const WRITE: Operation = Operation::Write { at: 3, blocks: 2, fua: false };
 const READ: Operation = Operation::Read { at: 3, blocks: 2 };
 
@@ -62,7 +64,8 @@ impl Bench {
         }
         bench.look();
         for replica in [A, B] {
-            let joined = Outcome::Joined { sound: true, fresh: false, intent: Box::new(intent.clone()) };
+            let joined =
+                Outcome::Joined { sound: true, content: Content::Whole, intent: Box::new(intent.clone()) };
             bench.answer(replica, |op| matches!(op, RequestOp::Fence { .. }), joined);
         }
         assert_eq!(bench.volume.phase(), Phase::Active);
@@ -157,7 +160,7 @@ fn a_write_that_lacks_a_copy_waits_for_the_record_without_it() {
     bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
     bench.look();
     assert_eq!(bench.ended(7), None, "the survivor has not accepted the epoch");
-    let joined = Outcome::Joined { sound: true, fresh: false, intent: Box::new(Bitmap::new(8)) };
+    let joined = Outcome::Joined { sound: true, content: Content::Whole, intent: Box::new(Bitmap::new(8)) };
     bench.answer(A, |op| matches!(op, RequestOp::Fence { epoch: Epoch(2), .. }), joined);
     assert_eq!(bench.ended(7), Some(Ok(())));
 }
@@ -230,21 +233,21 @@ fn a_head_that_meets_a_later_one_stops() {
 fn a_replica_that_was_made_anew_gets_everything_and_is_never_taken_for_an_old_one() {
     let volume = Volume::new(config(), Epoch(5), Members::first(2), Now(0));
     let mut bench = Bench { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
-    let joined = |fresh| Outcome::Joined { sound: true, fresh, intent: Box::new(Bitmap::new(8)) };
+    let joined = |content| Outcome::Joined { sound: true, content, intent: Box::new(Bitmap::new(8)) };
     let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
     bench.look();
-    bench.answer(A, is_fence, joined(false));
-    bench.answer(B, is_fence, joined(true));
+    bench.answer(A, is_fence, joined(Content::Whole));
+    bench.answer(B, is_fence, joined(Content::Fresh));
     let out = Event::ProposeOut { replicas: Members::one(B), epoch: Epoch(5), reason: LossReason::Restarted };
     assert_eq!(bench.told, [out]);
     bench.volume.set_members(Epoch(6), Members::one(A), bench.now).unwrap();
     bench.look();
-    bench.answer(A, is_fence, joined(false));
+    bench.answer(A, is_fence, joined(Content::Whole));
     assert_eq!(bench.volume.phase(), Phase::Active);
     bench.now = Now(600 * MS);
     bench.volume.on_tick(bench.now);
     bench.look();
-    bench.answer(B, is_fence, joined(true));
+    bench.answer(B, is_fence, joined(Content::Fresh));
     assert!(bench.told.contains(&Event::Resync { replica: B, regions: 8 }), "{:?}", bench.told);
 }
 
@@ -269,7 +272,8 @@ fn copying_is_paused_and_goes_on_but_what_reads_wait_for_is_copied_all_the_same(
 fn a_replica_that_is_kept_out_is_left_alone_until_it_may_come_back() {
     let mut bench = Bench::active(&[]);
     let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
-    let joined = || Outcome::Joined { sound: true, fresh: true, intent: Box::new(Bitmap::new(8)) };
+    let joined =
+        || Outcome::Joined { sound: true, content: Content::Fresh, intent: Box::new(Bitmap::new(8)) };
     assert!(bench.volume.keep_out(B, bench.now).is_err(), "it is in sync");
     bench.store_bits();
     bench.submit(7, WRITE);
@@ -301,4 +305,66 @@ fn a_replica_that_is_kept_out_is_left_alone_until_it_may_come_back() {
     bench.volume.let_come(B);
     later(&mut bench, 100 * MS);
     assert!(bench.find(B, is_fence).is_some());
+}
+
+/// A head with two replicas in sync, to which a third comes that says this of itself.
+fn joined_by_a_third(content: Content, lacks: &[u64]) -> Bench {
+    let config = Config { replicas: 3, copies_max: 4, pace: Pace::full(4), ..config() };
+    let mut bench = Bench::serving(config, &[]);
+    let mut intent = Bitmap::new(8);
+    for region in lacks {
+        intent.set(*region);
+    }
+    bench.now = Now(600 * MS);
+    bench.volume.on_tick(bench.now);
+    bench.look();
+    let joined = Outcome::Joined { sound: false, content, intent: Box::new(intent) };
+    bench.answer(C, |op| matches!(op, RequestOp::Fence { .. }), joined);
+    bench
+}
+
+#[test]
+fn a_replica_that_is_filled_is_copied_to_from_all_that_are_in_sync() {
+    let bench = joined_by_a_third(Content::Fresh, &[]);
+    let read_from = |replica| {
+        let is_copy = |op: &RequestOp| matches!(op, RequestOp::CopyRead { .. });
+        bench.wanted.iter().filter(|request| request.replica == replica && is_copy(&request.op)).count()
+    };
+    assert_eq!([A, B, C].map(read_from), [2, 2, 0]);
+}
+
+#[test]
+fn filling_goes_on_where_it_was_once_the_bitmap_of_the_replica_counts() {
+    let resync = |regions| Event::Resync { replica: C, regions };
+    let mut bench = joined_by_a_third(Content::Fresh, &[1, 5]);
+    assert!(bench.told.contains(&resync(8)), "its bitmap was never filled in: {:?}", bench.told);
+    let renewal = |bench: &mut Bench| {
+        bench.now = bench.now.after_ns(300 * MS);
+        bench.volume.on_tick(bench.now);
+        bench.look();
+        let at = bench.find(C, |op| matches!(op, RequestOp::Renew { .. })).expect("its lease is renewed");
+        let RequestOp::Renew { sound, mapped } = bench.wanted.remove(at).op else { unreachable!() };
+        (sound, mapped)
+    };
+    assert_eq!(renewal(&mut bench), (false, false), "no page of its bitmap is on its media");
+
+    let mut bench = joined_by_a_third(Content::Fresh, &[]);
+    bench.answer(C, is_intent, Outcome::Done);
+    assert_eq!(renewal(&mut bench), (false, true));
+
+    let bench = joined_by_a_third(Content::Partial, &[1, 5]);
+    assert!(bench.told.contains(&resync(2)), "{:?}", bench.told);
+}
+
+#[test]
+fn a_replica_that_was_not_filled_yet_is_not_served_from_while_another_is_whole() {
+    let volume = Volume::new(config(), Epoch(5), Members::first(2), Now(0));
+    let mut bench = Bench { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
+    let joined = |content| Outcome::Joined { sound: true, content, intent: Box::new(Bitmap::new(8)) };
+    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
+    bench.look();
+    bench.answer(A, is_fence, joined(Content::Partial));
+    bench.answer(B, is_fence, joined(Content::Whole));
+    let out = Event::ProposeOut { replicas: Members::one(A), epoch: Epoch(5), reason: LossReason::Restarted };
+    assert_eq!(bench.told, [out]);
 }

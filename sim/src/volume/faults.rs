@@ -1,8 +1,11 @@
 //! What goes wrong: nodes crash, links are cut, devices are slow or lose blocks.
 
-use dataplane::volume::{HeadId, Members, Replica};
+use dataplane::volume::{HeadId, Members, Replica, ReplicaIndex};
 
 use super::world::{BLOCKS, LEASE_NS, MS, What, World};
+
+/// A replica that is away for so long is out of the record, unless it is the last: no proposal to take it in is on its way.
+const EMPTIED_AFTER_NS: u64 = 3_000 * MS;
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -117,13 +120,22 @@ impl World {
             self.after(delay, What::Reset { head, replica: node, boot });
         }
         let down = self.rng.u64(10 * MS..6_000 * MS);
-        self.after(down, What::Heal { node });
+        let emptied = down > EMPTIED_AFTER_NS && down.is_multiple_of(2);
+        self.after(down, What::Heal { node, emptied });
     }
 
-    pub(super) fn start_node(&mut self, number: usize) {
+    /// A node is there again; `emptied` with another disk, if nobody counts on what was on the old one.
+    pub(super) fn start_node(&mut self, number: usize, emptied: bool) {
         let now = self.nodes[number].clock.at(self.now);
+        let counts = self.manager.record.in_sync.has(ReplicaIndex(u8::try_from(number).expect("small")));
         let node = &mut self.nodes[number];
         if node.replica.is_none() {
+            if emptied && !counts && self.trouble {
+                node.empty();
+                self.tally.emptied += 1;
+                self.tell(|| format!("node {number} has another disk"));
+            }
+            let node = &mut self.nodes[number];
             node.replica = Some(Replica::new(node.state, LEASE_NS, now));
             self.tell(|| format!("node {number} is up"));
         }
@@ -137,7 +149,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].slowness = 1;
             self.nodes[node].disk.bad.clear();
-            self.start_node(node);
+            self.start_node(node, false);
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::volume::{Bitmap, Replica, ReplicaState, Request, RequestId, Volume};
+use dataplane::volume::format::Content;
+use dataplane::volume::{Bitmap, Epoch, HeadId, Replica, ReplicaState, Request, RequestId, Volume};
 use fastrand::Rng;
 
 use super::clock::DriftingClock;
@@ -24,7 +25,7 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     /// Durable beside the data.
     pub(super) state: ReplicaState,
-    pub(super) fresh: bool,
+    pub(super) content: Content,
     pub(super) pages: Bitmap,
     /// `None` while the node is down.
     pub(super) replica: Option<Replica>,
@@ -40,6 +41,14 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn is_up(&self) -> bool {
         self.replica.is_some()
+    }
+
+    /// Another disk is in the place of its own, and a replica was made on it.
+    pub(super) fn empty(&mut self) {
+        self.disk = Disk::new(self.disk.content().len());
+        self.state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
+        self.content = Content::Fresh;
+        self.pages.clear_all();
     }
 
     /// The process ends; with it everything but the disk.

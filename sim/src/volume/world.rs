@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
+use dataplane::volume::format::Content;
 use dataplane::volume::{
     Bitmap, Config, Epoch, Event, FenceStep, HeadId, Lane, Members, Outcome, Pace, Replica, ReplicaIndex,
     ReplicaState, Request, RequestOp, Volume,
@@ -70,6 +71,8 @@ pub struct Tally {
     pub to_copy: u64,
     /// Snapshots of all replicas in sync that came about.
     pub snapshots: u64,
+    /// Replicas that came back with an empty disk.
+    pub emptied: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -84,6 +87,7 @@ impl std::ops::AddAssign for Tally {
         self.copied += other.copied;
         self.to_copy += other.to_copy;
         self.snapshots += other.snapshots;
+        self.emptied += other.emptied;
     }
 }
 
@@ -140,6 +144,8 @@ pub(super) enum What {
     },
     Heal {
         node: usize,
+        /// It has another disk then.
+        emptied: bool,
     },
     Cut {
         from: usize,
@@ -232,7 +238,7 @@ impl World {
                     clock,
                     disk: Disk::new(BLOCKS),
                     state,
-                    fresh: true,
+                    content: Content::Fresh,
                     pages: Bitmap::new((BLOCKS as u64).div_ceil(u64::from(REGION_BLOCKS))),
                     replica: Some(Replica::new(state, LEASE_NS, clock.at(0))),
                     boot: 0,
@@ -353,7 +359,7 @@ impl World {
             What::Copying => self.snapshot_step(),
             What::Fault => self.fault(),
             What::Strike { node, head } => self.strike(node, head),
-            What::Heal { node } => self.start_node(node),
+            What::Heal { node, emptied } => self.start_node(node, emptied),
             What::Cut { from, to, cut } => self.cut[from][to] = cut,
         }
     }
@@ -588,9 +594,9 @@ impl World {
                     return self.reply(message, outcome_of(step), None);
                 }
             }
-            RequestOp::Renew { sound } => {
+            RequestOp::Renew { sound, mapped } => {
                 let known = replica.renew(request.session, sound, now);
-                node.fresh &= !(known && sound);
+                node.content = if known { node.content.told(sound, mapped) } else { node.content };
                 return self.reply(message, if known { Outcome::Done } else { Outcome::Lost }, None);
             }
             RequestOp::Release => {
@@ -635,11 +641,11 @@ impl World {
                         "replica {to} accepts {request:?}, sound {was_sound}, dirty {:?}",
                         node.pages.words()
                     );
-                    let fresh = node.fresh;
-                    (node.state, node.fresh) = (state, fresh && !*sound);
+                    let content = node.content;
+                    (node.state, node.content) = (state, content.told(*sound, false));
                     replica.accepted(state, request.session, *sound, now);
                     let sound = replica.is_sound();
-                    outcome = Outcome::Joined { sound, fresh, intent: Box::new(node.pages.clone()) };
+                    outcome = Outcome::Joined { sound, content, intent: Box::new(node.pages.clone()) };
                     self.tell(|| told);
                 }
                 step => outcome = outcome_of(step),
