@@ -159,17 +159,26 @@ def measure(run, target, arguments):
 class Journal:
     """The file of runs, and what every line of it has."""
 
-    def __init__(self, path):
+    def __init__(self, path, resume=False):
         self.path = path
         self.common = common.circumstances()
         self.records = []
+        lines = path.read_text(encoding="utf-8").splitlines() if resume and path.exists() else []
         path.write_text("", encoding="utf-8")
+        for record in map(json.loads, lines):
+            if record["revision"] == self.common["revision"] and "skipped" not in record:
+                self.keep(record)
 
     def add(self, run, **found):
-        record = {"name": name_of(run), **run._asdict(), **self.common, "date": common.today(), **found}
+        self.keep({"name": name_of(run), **run._asdict(), **self.common, "date": common.today(), **found})
+
+    def keep(self, record):
         self.records.append(record)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def lacks(self, run):
+        return all(record["name"] != name_of(run) for record in self.records)
 
 
 def skip(journal, runs, reason):
@@ -232,7 +241,8 @@ def parse():
     parser.add_argument("--quick", action="store_true", help="every axis once instead of all combinations: two minutes")
     parser.add_argument("--out", metavar="DIR", default=str(common.BUILD / "bench"), help="default: build/bench")
     parser.add_argument("--only", metavar="REGEX", default="", help="only runs whose name matches")
-    parser.add_argument("--seconds", type=int, default=1, metavar="N", help="length of a run (default 1)")
+    parser.add_argument("--seconds", type=float, default=1, metavar="N", help="length of a run (default 1)")
+    parser.add_argument("--resume", action="store_true", help="keep the runs of this revision that OUT/runs.jsonl holds, measure the others")
     parser.add_argument("--target-cores", default=os.environ.get("TARGET_CORE", "0"), metavar="LIST", help="default 0")
     parser.add_argument("--client-cores", default=os.environ.get("CLIENT_CORE", "1"), metavar="LIST", help="default 1")
     parser.add_argument("--rdma-address", metavar="ADDRESS", help="an address of an RDMA device of this machine")
@@ -250,8 +260,9 @@ def main():
         return 0
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    common.say(f"{len(runs)} runs of {arguments.seconds} s, into {out}")
-    journal = Journal(out / "runs.jsonl")
+    journal = Journal(out / "runs.jsonl", arguments.resume)
+    runs = list(filter(journal.lacks, runs))
+    common.say(f"{len(runs)} runs of {arguments.seconds:g} s, into {out}")
     measure_all(journal, runs, arguments)
     (out / "report.html").write_text(report.render(journal.records), encoding="utf-8")
     print(summary(journal.records))

@@ -57,6 +57,21 @@ class Page(html.parser.HTMLParser):
             self.captions[-1] += data
 
 
+class Resumed(unittest.TestCase):
+    def test_a_suite_goes_on_with_what_its_revision_lacks(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "runs.jsonl"
+            done, missing, other = (suite.Run("memory", "tcp", "read", "4k", depth, 1, False) for depth in (1, 4, 16))
+            journal = suite.Journal(path)
+            journal.add(done, iops=1)
+            journal.add(missing, skipped="not there")
+            journal.keep({**journal.records[0], "name": suite.name_of(other), "revision": "another"})
+            resumed = suite.Journal(path, resume=True)
+            self.assertEqual([resumed.lacks(run) for run in (done, missing, other)], [False, True, True])
+            self.assertEqual(path.read_text(encoding="utf-8").count("\n"), 1)
+            self.assertTrue(suite.Journal(path).lacks(done))
+
+
 class Report(unittest.TestCase):
     records = [record(depth=depth, iops=1000.0 * depth) for depth in (1, 32, 128)]
     records += [record(device="file", depth=depth, iops=500.0 * depth) for depth in (1, 32)]
