@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 const VOLUME: &str = "7f3c1d7e-98f8-4a54-9f0b-8f5f4d2b6a10";
 const FRONT: &str = "nqn.2026-01.org.example:volume";
 const NODES: usize = 3;
+/// `EBUSY`, negated.
+const BUSY: i64 = -16;
 /// `EINPROGRESS`, negated.
 const IN_PROGRESS: i64 = -115;
 const SIZE: u64 = 32 << 20;
@@ -36,6 +38,8 @@ struct Cluster {
     epoch: u64,
     in_sync: Vec<usize>,
     seen: Vec<u64>,
+    /// Replicas of the volume.
+    members: Vec<usize>,
 }
 
 fn listen(daemon: &Daemon, nqn: &str, device: &str, address: SocketAddr, hidden: bool) {
@@ -54,15 +58,27 @@ fn listen(daemon: &Daemon, nqn: &str, device: &str, address: SocketAddr, hidden:
 
 impl Cluster {
     fn start() -> Self {
+        Self::with_spares(0)
+    }
+
+    /// With more nodes, whose replicas the volume does not have yet.
+    fn with_spares(spares: usize) -> Self {
         let files = tempfile::tempdir().expect("folder");
-        let addresses: Vec<_> = (0..NODES).map(|_| (free_address(), free_address())).collect();
-        let mut cluster =
-            Self { nodes: Vec::new(), files, epoch: 0, in_sync: vec![0, 1, 2], seen: vec![0; NODES] };
+        let count = NODES + spares;
+        let addresses: Vec<_> = (0..count).map(|_| (free_address(), free_address())).collect();
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            files,
+            epoch: 0,
+            in_sync: vec![0, 1, 2],
+            seen: vec![0; count],
+            members: vec![0, 1, 2],
+        };
         for (node, (front, back)) in addresses.into_iter().enumerate() {
             let daemon = cluster.start_replica(node, back);
             cluster.nodes.push(Node { daemon, front, back });
         }
-        for node in 0..NODES {
+        for node in 0..count {
             cluster.join(node);
         }
         cluster
@@ -84,7 +100,7 @@ impl Cluster {
 
     /// Attaches the others' replicas, and makes the volume.
     fn join(&mut self, node: usize) {
-        for other in (0..NODES).filter(|other| *other != node) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
             let back = self.nodes[other].back;
             let attach = json!({
                 "name": format!("r{other}"), "trtype": "tcp", "traddr": back.ip(),
@@ -92,8 +108,7 @@ impl Cluster {
             });
             self.nodes[node].daemon.call("bdev_nvme_attach_controller", attach).expect("attached");
         }
-        let create =
-            json!({"name": "v", "uuid": VOLUME, "replicas": self.names(node, &[0, 1, 2]), "min_in_sync": 1});
+        let create = json!({"name": "v", "uuid": VOLUME, "replicas": self.names(node, &self.members), "min_in_sync": 1});
         self.nodes[node].daemon.call("volume_create", create).expect("a volume");
         listen(&self.nodes[node].daemon, FRONT, "v", self.nodes[node].front, false);
         self.seen[node] = 0;
@@ -150,9 +165,9 @@ impl Cluster {
                 Some("propose_out") => {
                     self.in_sync.iter().copied().filter(|replica| !named(replica)).collect()
                 }
-                Some("propose_in") => {
-                    (0..NODES).filter(|replica| self.in_sync.contains(replica) || named(replica)).collect()
-                }
+                Some("propose_in") => (0..self.nodes.len())
+                    .filter(|replica| self.in_sync.contains(replica) || named(replica))
+                    .collect(),
                 _ => continue,
             };
             if event["epoch"].as_u64() != Some(self.epoch) || in_sync == self.in_sync || in_sync.is_empty() {
@@ -236,9 +251,62 @@ impl Cluster {
     }
 
     fn assert_equal_copies(&self) {
-        for node in 1..NODES {
-            assert!(self.content(node) == self.content(0), "replica {node} differs from replica 0");
+        let first = self.members[0];
+        for node in &self.members {
+            assert!(
+                self.content(*node) == self.content(first),
+                "replica {node} differs from replica {first}"
+            );
         }
+    }
+}
+
+impl Cluster {
+    /// Tells every node about a replica.
+    fn tell_all(&mut self, method: &str, replica: usize) {
+        for node in 0..self.nodes.len() {
+            let params = json!({"name": "v", "replica": self.names(node, &[replica])[0]});
+            self.nodes[node].daemon.call(method, params).expect(method);
+        }
+    }
+
+    fn add(&mut self, replica: usize) {
+        self.tell_all("volume_add_replica", replica);
+        self.members.push(replica);
+    }
+
+    /// Records a replica out, and removes it everywhere.
+    fn remove(&mut self, head: usize, replica: usize) {
+        let left: Vec<usize> = self.in_sync.iter().copied().filter(|other| *other != replica).collect();
+        let (epoch, in_sync) = self.record(&left);
+        let params = json!({"name": "v", "epoch": epoch, "in_sync": self.names(head, &in_sync)});
+        self.nodes[head].daemon.call("volume_set_members", params).expect("followed");
+        self.manage_until(head, "without it", |volume| volume["state"] == "active");
+        self.tell_all("volume_remove_replica", replica);
+        self.members.retain(|other| *other != replica);
+    }
+
+    /// Verified load on a node, until the child is told otherwise: 16 KiB at a time.
+    fn load(&self, node: usize, count: &str) -> std::process::Child {
+        Command::new(env!("CARGO_BIN_EXE_pollux"))
+            .args(["perf", "--traddr", "127.0.0.1", "--trsvcid", &self.nodes[node].front.port().to_string()])
+            .args([
+                "--subnqn",
+                FRONT,
+                "--workload",
+                "randrw",
+                "--size",
+                "16k",
+                "--depth",
+                "8",
+                "--time",
+                "60",
+            ])
+            .args(["--io-count", count, "--verify", "--quiet", "--seed", "77"])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("pollux runs")
     }
 }
 
@@ -521,4 +589,71 @@ fn a_fenced_replica_refuses_every_head_below_the_epoch() {
     let (_association, mut queue) = cluster.queue(2);
     assert_eq!(peer::read_block(&mut queue, 1), Ok(1));
     cluster.manage_until(2, "whole", is_whole);
+}
+
+#[test]
+fn a_replica_is_moved_to_a_spare_under_verified_load_and_never_believed_again() {
+    let mut cluster = Cluster::with_spares(1);
+    cluster.activate(0, &[0, 1, 2]);
+    let call = |cluster: &Cluster, method: &str, replica: &str| {
+        cluster.nodes[0].daemon.call(method, json!({"name": "v", "replica": replica}))
+    };
+    let refused = call(&cluster, "volume_remove_replica", "r2n1").expect_err("it is in sync");
+    assert!(refused.0 == BUSY && refused.1.contains("record the next epoch without it"), "{refused:?}");
+    let twice = call(&cluster, "volume_add_replica", "r2n1").expect_err("it is one");
+    assert!(twice.1.contains("already"), "{twice:?}");
+    let load = cluster.load(0, "3000");
+    cluster.add(3);
+    cluster.manage_until(0, "whole with the spare", |volume| {
+        is_whole(volume) && volume["replicas"].as_array().is_some_and(|list| list.len() == 4)
+    });
+    cluster.remove(0, 2);
+    let ended = load.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    cluster.manage_until(0, "whole without it", is_whole);
+    cluster.assert_equal_copies();
+    // Its device is let go of: nobody else uses it.
+    cluster.nodes[0].daemon.call("bdev_nvme_detach_controller", json!({"name": "r2"})).expect("released");
+    // Another head knows the new one, and has everything.
+    cluster.nodes[0].daemon.call("volume_deactivate", json!({"name": "v"})).expect("let go");
+    cluster.activate(3, &[0, 1, 3]);
+    let (_association, mut queue) = cluster.queue(3);
+    assert!(peer::write_block(&mut queue, 5, 0x5A).is_success());
+    let back = json!({"name": "v", "replica": "r2n1"});
+    cluster.nodes[3].daemon.call("volume_add_replica", back).expect("added again");
+    cluster.manage_until(3, "given everything", |volume| {
+        is_whole(volume) && volume["replicas"].as_array().is_some_and(|list| list.len() == 4)
+    });
+    let events = cluster.nodes[3].daemon.call("volume_events", json!({})).expect("events");
+    let given = |event: &Value| event["event"] == "resync" && event["replica"] == "r2n1";
+    let given =
+        events.as_array().expect("a list").iter().find(|event| given(event)).expect("it was attached");
+    assert_eq!(given["regions"].as_u64(), Some(SIZE >> 20), "{given}");
+    cluster.members.push(2);
+    cluster.assert_equal_copies();
+}
+
+#[test]
+fn the_last_replica_stays_and_others_come_back_and_are_saved() {
+    let mut cluster = Cluster::start();
+    for replica in ["r1n1", "r2n1"] {
+        let gone = json!({"name": "v", "replica": replica});
+        cluster.nodes[0].daemon.call("volume_remove_replica", gone).expect("nobody serves it");
+    }
+    let last = json!({"name": "v", "replica": "own"});
+    let refused = cluster.nodes[0].daemon.call("volume_remove_replica", last).expect_err("the last");
+    assert!(refused.1.contains("the last one"), "{refused:?}");
+    cluster.activate(0, &[0]);
+    let stranger = json!({"name": "v", "replica": "disk"});
+    let refused = cluster.nodes[0].daemon.call("volume_add_replica", stranger).expect_err("no replica");
+    assert!(refused.1.contains("no replica of volume"), "{refused:?}");
+    let replica = json!({"name": "v", "replica": "r1n1"});
+    cluster.nodes[0].daemon.call("volume_add_replica", replica).expect("added");
+    cluster.members = vec![0, 1];
+    cluster.manage_until(0, "whole with two", |volume| {
+        is_whole(volume) && volume["replicas"].as_array().is_some_and(|list| list.len() == 2)
+    });
+    cluster.assert_equal_copies();
+    let saved = cluster.nodes[0].daemon.call("save_config", Value::Null).expect("saved").to_string();
+    assert!(saved.contains(r#""replicas":["own","r1n1"]"#), "{saved}");
 }

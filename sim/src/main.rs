@@ -84,10 +84,13 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
         to_copy,
         snapshots,
         emptied,
+        added,
+        removed,
     } = total;
     println!(
         "{} seeds: {acknowledged} commands acknowledged, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
-         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; {emptied} disks replaced; no promise broken",
+         {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; {emptied} disks \
+         replaced; {added} replicas added, {removed} removed; no promise broken",
         args.seeds
     );
     ExitCode::SUCCESS

@@ -102,6 +102,12 @@ impl Head {
         Lane(u16::try_from(doors.len() - 1).unwrap_or(u16::MAX))
     }
 
+    /// Every thread looks what has changed.
+    pub(super) fn wake_all(&self) {
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.iter().for_each(|door| door.wake());
+    }
+
     /// The window of an attachment, if it has one.
     pub(super) fn window(&self, replica: ReplicaIndex, session: Session) -> Option<u16> {
         let both = self.windows[replica.index()].load(Ordering::Acquire);

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::device::DeviceError;
 use crate::lvol::MediaOpenError;
 use crate::store::MediaError;
-use crate::volume::{FreezeRefused, MembersRefused};
+use crate::volume::{FreezeRefused, MembersRefused, RosterRefused};
 
 /// A replica or volume could not be made, opened, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +65,23 @@ pub enum ReplicationError {
     /// There is no such volume.
     #[error("no volume or replica named {0}")]
     NotFound(String),
+    /// It is a replica of the volume already.
+    #[error("{0} is a replica of the volume already")]
+    Member(String),
     /// A name that is no replica of the volume.
     #[error("{0} is no replica of the volume")]
     NotAMember(String),
     /// The record cannot be followed.
     #[error(transparent)]
     Members(#[from] MembersRefused),
+    /// A replica cannot go.
+    #[error("{replica} cannot be removed: {source}")]
+    Roster {
+        /// Which.
+        replica: String,
+        /// Why.
+        source: RosterRefused,
+    },
     /// Writes cannot be paused.
     #[error(transparent)]
     Freeze(#[from] FreezeRefused),

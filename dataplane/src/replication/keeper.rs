@@ -26,7 +26,7 @@ const AFTERMATH: Duration = Duration::from_millis(100);
 pub(super) fn run(shared: &Arc<Shared>, head: &Arc<Head>, stop: &AtomicBool) -> Result<(), ReplicationError> {
     let pool = DmaPool::new(POOL).map_err(|error| std::io::Error::other(error.to_string()))?;
     let context = QueueContext { pool: &pool, depth: DEPTH };
-    let mut lane = Lane::open(shared.uuid, shared.block_size, &shared.devices(), &context)?;
+    let mut lane = Lane::open(shared.uuid, shared.block_size, shared.slots(), &context)?;
     // The first lane is the one that the machine's own requests go to.
     lane.attach(Some(Arc::clone(head)), 1);
     shared.publish(Some(Arc::clone(head)));

@@ -1,5 +1,7 @@
 //! One thread's way to the replicas: carries out the requests of its lane, and gives commands back.
 
+mod links;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,15 +12,17 @@ use reactors::{Clock, DmaPool, IoBuf};
 use rustix::event::epoll;
 use uuid::Uuid;
 
+use links::{Link, open_link};
+
 use super::driver::{Door, Ended, Gathered, Head};
+use super::replica_queue::PERSISTING;
+use super::slots::Slots;
 use super::window::{self, Answers, Ask, Call, DOOR_BYTES, Verdict};
-use crate::device::{
-    BlockSize, Device, DeviceError, Done, Io, IoDone, Lba, Op, OpKind, Queue, QueueContext, Submission,
-};
+use crate::device::{BlockSize, DeviceError, Done, Io, IoDone, Lba, Op, OpKind, QueueContext, Submission};
 use crate::volume::format::{self, BLOCK_BYTES, Content};
 use crate::volume::{
-    Bitmap, Failure, Lane as LaneNumber, Operation, Outcome, Refused, ReplicaIndex, Request, RequestId,
-    RequestOp, Session,
+    Bitmap, Failure, Joined, Lane as LaneNumber, Lineage, Operation, Outcome, REPLICAS_MAX, Refused,
+    ReplicaIndex, Request, RequestId, RequestOp, Session,
 };
 
 /// Copies that may be under way.
@@ -46,6 +50,7 @@ enum Work {
         read: bool,
     },
     Page(Box<Joining>),
+    Adopt,
 }
 
 /// A replica that accepted us, while its bitmap is read.
@@ -55,6 +60,7 @@ struct Joining {
     sound: bool,
     content: Content,
     page: u32,
+    lineage: Lineage,
     intent: Bitmap,
 }
 
@@ -89,14 +95,6 @@ struct Copied {
     hole: bool,
 }
 
-struct Link {
-    queue: Box<dyn Queue>,
-    /// What its queue had no room for.
-    backlog: VecDeque<Io>,
-    /// By page: the sequence of its newest copy. Kept by the lane that writes pages.
-    sequences: Vec<u64>,
-}
-
 /// The head in use.
 struct Current {
     head: Arc<Head>,
@@ -111,7 +109,13 @@ pub(super) struct Lane {
     pub(super) door: Arc<Door>,
     generation: u64,
     current: Option<Current>,
-    links: Vec<Link>,
+    slots: Arc<Slots>,
+    /// Of the devices that the links lead to.
+    version: u64,
+    depth: u32,
+    links: [Option<Link>; REPLICAS_MAX as usize],
+    /// Queues of replicas that were removed, until they are idle.
+    retired: Vec<Link>,
     pool: DmaPool,
     clock: Clock,
     events: OwnedFd,
@@ -134,7 +138,7 @@ impl Lane {
     pub(super) fn open(
         volume: Uuid,
         block_size: BlockSize,
-        replicas: &[Arc<dyn Device>],
+        slots: &Arc<Slots>,
         context: &QueueContext<'_>,
     ) -> Result<Self, DeviceError> {
         let failed =
@@ -143,14 +147,13 @@ impl Lane {
         let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
         let door = Door::new().map_err(failed)?;
         epoll::add(&events, &*door, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(system)?;
-        let mut links = Vec::new();
-        for replica in replicas {
-            let queue = replica.open_queue(context)?;
-            if let Some(fd) = queue.wait_fd() {
-                epoll::add(&events, fd, epoll::EventData::new_u64(1), epoll::EventFlags::IN)
-                    .map_err(system)?;
+        let (version, devices) = slots.devices();
+        let mut links = Default::default();
+        let places: &mut [Option<Link>; REPLICAS_MAX as usize] = &mut links;
+        for (link, device) in places.iter_mut().zip(devices) {
+            if let Some((number, device)) = device {
+                *link = Some(open_link(&events, number, device.as_ref(), context)?);
             }
-            links.push(Link { queue, backlog: VecDeque::new(), sequences: Vec::new() });
         }
         let depth = context.depth.max(1);
         Ok(Self {
@@ -160,7 +163,11 @@ impl Lane {
             door,
             generation: 0,
             current: None,
+            slots: Arc::clone(slots),
+            version,
+            depth,
             links,
+            retired: Vec::new(),
             pool: context.pool.clone(),
             clock: Clock::new(),
             events,
@@ -340,28 +347,33 @@ impl Lane {
 
     /// Passes on what was submitted to replicas.
     pub(super) fn kick(&mut self) {
-        for link in &mut self.links {
+        for link in self.links.iter_mut().flatten() {
             link.queue.kick();
         }
     }
 
     fn poll_links(&mut self) -> bool {
+        self.follow_slots();
+        self.poll_retired();
         let mut busy = false;
         for number in 0..self.links.len() {
+            let Some(link) = &mut self.links[number] else { continue };
             let mut batch = std::mem::take(&mut self.batch);
-            self.links[number].queue.kick();
-            self.links[number].queue.poll(&mut batch);
+            link.queue.kick();
+            link.queue.poll(&mut batch);
             busy |= !batch.is_empty();
             for finished in batch.drain() {
                 self.on_finished(finished);
             }
             self.batch = batch;
-            while let Some(io) = self.links[number].backlog.pop_front() {
-                match self.links[number].queue.submit(io) {
+            while let Some(link) = &mut self.links[number]
+                && let Some(io) = link.backlog.pop_front()
+            {
+                match link.queue.submit(io) {
                     Submission::Done(finished) => self.on_finished(finished),
                     Submission::Queued => {}
                     Submission::Busy(io) => {
-                        self.links[number].backlog.push_front(io);
+                        link.backlog.push_front(io);
                         break;
                     }
                 }
@@ -375,8 +387,9 @@ impl Lane {
     }
 
     pub(super) fn before_sleep(&mut self) -> bool {
-        let mut willing = self.finished.is_empty() && self.starved.is_empty() && !self.door.is_woken();
-        for link in &mut self.links {
+        let mut willing = self.version == self.slots.version();
+        willing &= self.finished.is_empty() && self.starved.is_empty() && !self.door.is_woken();
+        for link in self.links.iter_mut().flatten().chain(&mut self.retired) {
             willing &= link.queue.before_sleep();
         }
         willing
@@ -385,6 +398,8 @@ impl Lane {
     // Requests
 
     fn execute(&mut self, request: Request) {
+        // A replica that was just added is wanted before the next turn.
+        self.follow_slots();
         let Some(current) = &self.current else { return };
         let head = Arc::clone(&current.head);
         let Request { id, replica, session, ref op, .. } = request;
@@ -393,6 +408,7 @@ impl Lane {
             RequestOp::Renew { sound, mapped } => Some(Ask::Renew { sound: *sound, mapped: *mapped }),
             RequestOp::Release => Some(Ask::Release),
             RequestOp::Flush => Some(Ask::Flush),
+            RequestOp::Adopt { lineage } => Some(Ask::Adopt { lineage: *lineage }),
             _ => None,
         };
         if let RequestOp::Read { tag, .. } | RequestOp::Write { tag, .. } = op
@@ -431,6 +447,7 @@ impl Lane {
         buffer.copy_in(0, &Call { volume: self.volume, session, ask }.encode());
         let work = match ask {
             Ask::Fence { .. } => Work::Answers { session, read: false },
+            Ask::Adopt { .. } => Work::Adopt,
             _ => Work::Call,
         };
         Some((Op::Write { lba: Lba(0), buffer, fua: false }, work))
@@ -478,15 +495,18 @@ impl Lane {
             }
             RequestOp::Intent { page, words } => {
                 let mut buffer = self.pool.alloc_io(BLOCK_BYTES)?;
-                let sequences = &self.links[request.replica.index()].sequences;
-                let sequence = sequences.get(*page as usize).copied().unwrap_or(0) + 1;
+                let sequences = self.links[request.replica.index()].as_ref().map(|link| &link.sequences);
+                let newest = sequences.and_then(|sequences| sequences.get(*page as usize));
+                let sequence = newest.copied().unwrap_or(0) + 1;
                 buffer.copy_in(0, &format::encode_page(*page, words, sequence)[..]);
                 let lba = at(head.place.at(format::page_at(*page, sequence)));
                 (Op::Write { lba, buffer, fua: true }, Work::Intent { page: *page, sequence })
             }
-            RequestOp::Fence { .. } | RequestOp::Renew { .. } | RequestOp::Release | RequestOp::Flush => {
-                unreachable!("called through the door")
-            }
+            RequestOp::Fence { .. }
+            | RequestOp::Renew { .. }
+            | RequestOp::Release
+            | RequestOp::Adopt { .. }
+            | RequestOp::Flush => unreachable!("called through the door"),
         })
     }
 
@@ -497,7 +517,11 @@ impl Lane {
         });
         self.pending[slot as usize] = Some(Pending { generation: self.generation, id, replica, work });
         let io = Io { tag: u64::from(slot), op };
-        let link = &mut self.links[replica.index()];
+        let Some(link) = &mut self.links[replica.index()] else {
+            self.pending[slot as usize] = None;
+            self.free_pending.push(slot);
+            return self.outcomes.push((id, Outcome::Lost));
+        };
         if !link.backlog.is_empty() {
             return link.backlog.push_back(io);
         }
@@ -533,8 +557,7 @@ impl Lane {
                 outcome_of(status)
             }
             (Work::Intent { page, sequence }, true) => {
-                let sequences = &mut self.links[replica.index()].sequences;
-                if let Some(newest) = sequences.get_mut(page as usize) {
+                if let Some(newest) = self.sequences(replica).and_then(|all| all.get_mut(page as usize)) {
                     *newest = sequence;
                 }
                 Outcome::Done
@@ -546,8 +569,10 @@ impl Lane {
                 return self.read_answers(id, replica, session, buffer.as_ref());
             }
             (Work::Page(joining), true) => return self.on_page(id, replica, joining, buffer.as_ref()),
+            (Work::Adopt, true) => Outcome::Done,
+            (Work::Adopt, false) if status == PERSISTING => Outcome::Later { ns: 0 },
             // Neither a call nor a page that cannot be had says anything of the media.
-            (Work::Answers { .. } | Work::Page(_) | Work::Call, false) => Outcome::Lost,
+            (Work::Answers { .. } | Work::Page(_) | Work::Call | Work::Adopt, false) => Outcome::Lost,
             (Work::Plain | Work::Call | Work::Intent { .. }, _) => outcome_of(status),
         };
         self.outcomes.push((id, outcome));
@@ -610,8 +635,11 @@ impl Lane {
         current.head.set_window(replica, session, window);
         let regions = answers.bytes.div_ceil(u64::from(answers.region_bytes.max(1)));
         let pages = usize::try_from(format::pages(regions)).unwrap_or(usize::MAX);
-        self.links[replica.index()].sequences.resize(pages, 0);
-        let joining = Joining { session, window, sound, content, page: 0, intent: Bitmap::new(regions) };
+        if let Some(sequences) = self.sequences(replica) {
+            sequences.resize(pages, 0);
+        }
+        let (lineage, intent) = (answers.lineage, Bitmap::new(regions));
+        let joining = Joining { session, window, sound, content, page: 0, lineage, intent };
         self.read_page(id, replica, Box::new(joining));
     }
 
@@ -638,16 +666,18 @@ impl Lane {
         buffer.copy_out(BLOCK_BYTES, &mut copies[1][..]);
         let page = joining.page;
         let sequence = format::decode_page(page, [&copies[0], &copies[1]], &mut joining.intent);
-        let sequences = &mut self.links[replica.index()].sequences;
         // Pages that are on their way meanwhile have higher ones.
-        sequences[page as usize] = sequences[page as usize].max(sequence);
+        if let Some(newest) = self.sequences(replica).and_then(|all| all.get_mut(page as usize)) {
+            *newest = sequence.max(*newest);
+        }
         joining.page += 1;
         if u64::from(joining.page) < format::pages(joining.intent.len()) {
             return self.read_page(id, replica, joining);
         }
         debug_assert!(joining.session.number > 0);
-        let Joining { sound, content, intent, .. } = *joining;
-        self.outcomes.push((id, Outcome::Joined { sound, content, intent: Box::new(intent) }));
+        let Joining { sound, content, lineage, intent, .. } = *joining;
+        let joined = Joined { sound, content, lineage, intent: Box::new(intent) };
+        self.outcomes.push((id, Outcome::Joined(joined)));
     }
 }
 

@@ -16,6 +16,7 @@ mod lane;
 mod options;
 mod replica;
 mod replica_queue;
+mod slots;
 mod table;
 mod volume;
 mod window;

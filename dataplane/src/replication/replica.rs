@@ -17,7 +17,7 @@ use crate::device::{
 use crate::lvol::DeviceMedia;
 use crate::store::{Block, Media};
 use crate::volume::format::{self, BLOCK_BYTES, Content, Superblock};
-use crate::volume::{Epoch, HeadId, REGION_BYTES_MAX, Replica, ReplicaState, Session};
+use crate::volume::{Epoch, HeadId, Lineage, REGION_BYTES_MAX, Replica, ReplicaState, Session};
 
 /// How long a replica lets nobody else in after it heard from the head.
 pub(super) const LEASE: Duration = Duration::from_millis(1500);
@@ -121,6 +121,7 @@ impl State {
             bytes: self.superblock.bytes,
             region_bytes: self.superblock.region_bytes,
             epoch: self.machine.state().epoch,
+            lineage: self.superblock.lineage,
             list: self.answers.iter().copied().collect(),
         }
     }
@@ -230,6 +231,7 @@ impl ReplicaDevice {
                     content: Content::Fresh,
                     window: 0,
                     state,
+                    lineage: Lineage::NONE,
                 };
                 disk.format(&superblock, zeroed)?;
                 (superblock, 1)

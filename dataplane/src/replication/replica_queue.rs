@@ -10,11 +10,13 @@ use reactors::{DmaPool, IoBuf};
 use super::replica::Shared;
 use super::window::{Answers, Ask, Call, DOOR_BYTES, Verdict, split};
 use crate::device::{BlockSize, Done, Io, IoDone, Op, Queue, QueueContext, Submission};
-use crate::volume::format::{self, BLOCK_BYTES};
-use crate::volume::{FenceStep, ReplicaState, Session};
+use crate::volume::format::{self, BLOCK_BYTES, Superblock};
+use crate::volume::{FenceStep, Lineage, ReplicaState, Session};
 
 /// How a command of an attachment that is over ends: a path error, so that nobody takes the media for broken.
 pub(super) const DETACHED: Status = Status::INTERNAL_PATH_ERROR;
+/// What an adoption ends with while something else is being written: it is to be asked again.
+pub(super) const PERSISTING: Status = Status::NAMESPACE_NOT_READY;
 /// Asked again after this while another fence is being written.
 const PERSISTING_NS: u64 = fabrics::NS_PER_MS;
 
@@ -26,6 +28,8 @@ enum Work {
     Flush { tag: u64, buffer: IoBuf },
     /// The superblock of a fence.
     Fence { tag: u64, buffer: IoBuf, wanted: Wanted },
+    /// The superblock of an adoption.
+    Adopt { tag: u64, buffer: IoBuf, lineage: Lineage },
 }
 
 /// What a superblock is written for.
@@ -195,6 +199,19 @@ impl ReplicaQueue {
                 }
                 false
             }
+            Ask::Adopt { lineage } => {
+                let known = state.machine.renew(call.session, false, now);
+                if known && state.persisting {
+                    return done(tag, PERSISTING, buffer);
+                }
+                if known {
+                    let superblock = Superblock { lineage, ..state.superblock };
+                    state.persisting = true;
+                    drop(state);
+                    return self.adopt(tag, buffer, &superblock);
+                }
+                false
+            }
         };
         drop(state);
         done(tag, if known { Status::SUCCESS } else { DETACHED }, buffer)
@@ -215,14 +232,26 @@ impl ReplicaQueue {
 
     /// Writes the superblock that says whom the replica has accepted.
     fn persist(&mut self, tag: u64, buffer: IoBuf, wanted: Wanted) -> Submission {
-        let op = self.superblock_write(wanted);
+        let op = self.fence_write(wanted);
+        self.start_persisting(tag, buffer, op, |buffer| Work::Fence { tag, buffer, wanted })
+    }
+
+    /// Writes the superblock that says whose bits the replica shares.
+    fn adopt(&mut self, tag: u64, buffer: IoBuf, superblock: &Superblock) -> Submission {
+        let lineage = superblock.lineage;
+        let op = self.superblock_write(superblock);
+        self.start_persisting(tag, buffer, op, |buffer| Work::Adopt { tag, buffer, lineage })
+    }
+
+    fn start_persisting(
+        &mut self,
+        tag: u64,
+        buffer: IoBuf,
+        op: Option<Op>,
+        work: impl FnOnce(IoBuf) -> Work,
+    ) -> Submission {
         let mut buffer = Some(buffer);
-        let started = op.map(|op| {
-            self.start(op, || {
-                let buffer = buffer.take().expect("called once");
-                Work::Fence { tag, buffer, wanted }
-            })
-        });
+        let started = op.map(|op| self.start(op, || work(buffer.take().expect("called once"))));
         match started {
             Some(Ok(None)) => Submission::Queued,
             Some(Ok(Some(done))) => self.finish_now(done),
@@ -234,8 +263,7 @@ impl ReplicaQueue {
         }
     }
 
-    fn superblock_write(&self, wanted: Wanted) -> Option<Op> {
-        let mut block = self.pool.alloc_io(BLOCK_BYTES)?;
+    fn fence_write(&self, wanted: Wanted) -> Option<Op> {
         let state = self.shared.lock();
         let mut superblock = state.superblock;
         superblock.state = wanted.state;
@@ -243,8 +271,14 @@ impl ReplicaQueue {
         if state.machine.session() != Some(wanted.session) {
             superblock.window = state.next_window();
         }
-        let sequence = state.sequence + 1;
-        block.copy_in(0, &format::encode_superblock(&superblock, sequence)[..]);
+        drop(state);
+        self.superblock_write(&superblock)
+    }
+
+    fn superblock_write(&self, superblock: &Superblock) -> Option<Op> {
+        let mut block = self.pool.alloc_io(BLOCK_BYTES)?;
+        let sequence = self.shared.lock().sequence + 1;
+        block.copy_in(0, &format::encode_superblock(superblock, sequence)[..]);
         let lba = Lba(self.shared.place.at(format::superblock_at(sequence)));
         Some(Op::Write { lba, buffer: block, fua: true })
     }
@@ -300,6 +334,15 @@ impl ReplicaQueue {
                     self.accepted(wanted);
                 } else {
                     self.shared.lock().persisting = false;
+                }
+                IoDone { tag, status: finished.status, buffer: Some(buffer) }
+            }
+            Work::Adopt { tag, buffer, lineage } => {
+                let mut state = self.shared.lock();
+                state.persisting = false;
+                if finished.status.is_success() {
+                    state.sequence += 1;
+                    state.superblock.lineage = lineage;
                 }
                 IoDone { tag, status: finished.status, buffer: Some(buffer) }
             }

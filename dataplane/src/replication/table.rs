@@ -11,9 +11,10 @@ use uuid::Uuid;
 use super::error::ReplicationError;
 use super::options::ResyncOptions;
 use super::replica::{ReplicaDevice, ReplicaInfo};
+use super::slots::Slots;
 use super::volume::{HeadStatus, Shape, VolumeDevice};
 use super::window::{Answers, DOOR_BYTES};
-use crate::device::{ClaimKind, Device, DeviceRegistry, Operations};
+use crate::device::{BlockSize, ClaimKind, Device, DeviceRegistry, Operations};
 use crate::lvol::DeviceMedia;
 use crate::store::{Block, Media};
 use crate::volume::{
@@ -130,7 +131,7 @@ pub(crate) type OnServing = Arc<dyn Fn(&str, bool) + Send + Sync>;
 #[derive(Default)]
 pub struct VolumeTable {
     replicas: Mutex<BTreeMap<String, Arc<ReplicaDevice>>>,
-    volumes: Mutex<BTreeMap<String, (CreateVolume, Arc<VolumeDevice>)>>,
+    volumes: Mutex<BTreeMap<String, Arc<VolumeDevice>>>,
     events: Arc<Events>,
 }
 
@@ -209,10 +210,9 @@ impl VolumeTable {
         if locked(&self.volumes).contains_key(&create.name) {
             return Err(ReplicationError::Exists(create.name));
         }
-        let shape = self.shape(registry, &create)?;
-        let volume = Arc::new(VolumeDevice::new(shape));
+        let volume = Arc::new(VolumeDevice::new(self.shape(registry, &create)?));
         registry.add(Arc::clone(&volume) as Arc<dyn Device>)?;
-        locked(&self.volumes).insert(create.name.clone(), (create, volume));
+        locked(&self.volumes).insert(create.name, volume);
         Ok(())
     }
 
@@ -223,39 +223,71 @@ impl VolumeTable {
         let mut block_size = None;
         for name in &create.replicas {
             let device = registry.get(name)?;
-            let no_replica = || ReplicationError::NoReplica { device: name.clone(), volume: create.uuid };
-            let info = device.info();
-            let usable = info.operations.contains(Operations::WRITE_ZEROES | Operations::FUA);
-            if !usable || *block_size.get_or_insert(info.block_size) != info.block_size {
-                return Err(no_replica());
-            }
-            // One that cannot be reached now is taken on trust: it must say who it is when it is.
-            if let Some(answers) = ask(device.as_ref()) {
-                let answers =
-                    answers.filter(|answers| answers.volume == create.uuid).ok_or_else(no_replica)?;
+            let found = *block_size.get_or_insert(device.info().block_size);
+            if let Some(answers) = usable(name, device.as_ref(), create.uuid, found)? {
                 let first = said.get_or_insert_with(|| answers.clone());
                 if (first.bytes, first.region_bytes) != (answers.bytes, answers.region_bytes) {
-                    return Err(no_replica());
+                    return Err(ReplicationError::NoReplica { device: name.clone(), volume: create.uuid });
                 }
             }
-            replicas.push((name.clone(), device));
+            replicas.push((name.clone(), device, self.is_here(name)));
         }
         let said = said.ok_or(ReplicationError::Unreachable(create.uuid))?;
-        let here = locked(&self.replicas);
-        let local = create.replicas.iter().position(|name| here.contains_key(name));
         Ok(Shape {
             name: create.name.as_str().into(),
             uuid: create.uuid,
             bytes: said.bytes,
             region_bytes: said.region_bytes,
-            block_size: block_size.unwrap_or(crate::device::BlockSize::B4096),
+            block_size: block_size.unwrap_or(BlockSize::B4096),
             min_in_sync: create.min_in_sync,
-            replicas,
-            local: local.and_then(|at| u8::try_from(at).ok()).map(ReplicaIndex),
+            slots: Slots::new(replicas),
         })
     }
 
-    fn volume(&self, name: &str) -> Result<(CreateVolume, Arc<VolumeDevice>), ReplicationError> {
+    fn is_here(&self, replica: &str) -> bool {
+        locked(&self.replicas).contains_key(replica)
+    }
+
+    /// Makes one more replica known to a volume. Where it is active the replica is given everything, and proposed.
+    ///
+    /// # Errors
+    /// When there is no such volume or device, the device is no replica of this volume and size, is one of it already, or there
+    /// are as many as there may be.
+    pub fn add_replica(
+        &self,
+        registry: &DeviceRegistry,
+        name: &str,
+        replica: &str,
+    ) -> Result<(), ReplicationError> {
+        let volume = self.volume(name)?;
+        let shape = volume.shape();
+        let count = usize::from(shape.slots.members().len()) + 1;
+        if shape.slots.index(replica).is_some() {
+            return Err(ReplicationError::Member(replica.to_owned()));
+        }
+        let device = registry.get(replica)?;
+        let said = usable(replica, device.as_ref(), shape.uuid, shape.block_size)?;
+        let fits = |said: Answers| (said.bytes, said.region_bytes) == (shape.bytes, shape.region_bytes);
+        if !said.is_none_or(fits) {
+            return Err(ReplicationError::NoReplica { device: replica.to_owned(), volume: shape.uuid });
+        }
+        let added = volume.add_replica(replica.to_owned(), device, self.is_here(replica));
+        added.ok_or(ReplicationError::Replicas(count))
+    }
+
+    /// Forgets a replica of a volume for good, and lets go of its device.
+    ///
+    /// # Errors
+    /// When there is no such volume or replica, it counts as in sync here, or too few would be left.
+    pub fn remove_replica(&self, name: &str, replica: &str) -> Result<(), ReplicationError> {
+        let volume = self.volume(name)?;
+        let index = volume.shape().slots.index(replica);
+        let index = index.ok_or_else(|| ReplicationError::NotAMember(replica.to_owned()))?;
+        let removed = volume.remove_replica(index);
+        removed.map_err(|source| ReplicationError::Roster { replica: replica.to_owned(), source })
+    }
+
+    fn volume(&self, name: &str) -> Result<Arc<VolumeDevice>, ReplicationError> {
         locked(&self.volumes).get(name).cloned().ok_or_else(|| ReplicationError::NotFound(name.to_owned()))
     }
 
@@ -264,7 +296,7 @@ impl VolumeTable {
     /// # Errors
     /// When there is none of that name, or it is active or in use.
     pub fn delete_volume(&self, registry: &DeviceRegistry, name: &str) -> Result<(), ReplicationError> {
-        let (_, volume) = self.volume(name)?;
+        let volume = self.volume(name)?;
         let over = |status: &HeadStatus| matches!(status.phase, Phase::Deposed | Phase::Released);
         if volume.status().is_some_and(|status| !over(&status)) {
             return Err(ReplicationError::InUse(name.to_owned()));
@@ -287,23 +319,24 @@ impl VolumeTable {
         in_sync: &[String],
         on_serving: OnServing,
     ) -> Result<(), ReplicationError> {
-        let (create, volume) = self.volume(name)?;
-        let members = members(&create, in_sync)?;
-        let (events, owner) = (Arc::clone(&self.events), create.clone());
+        let volume = self.volume(name)?;
+        let slots = Arc::clone(&volume.shape().slots);
+        let members = members(&slots, in_sync)?;
+        let (events, owner) = (Arc::clone(&self.events), name.to_owned());
         // Its paths are shown by the thread that drives it, a moment after it is active.
         let shown = Arc::new(AtomicBool::new(false));
         let is_shown = Arc::clone(&shown);
         let on_event = move |at: Epoch, event: &Event| {
-            if let Some(what) = describe(&owner, at, event) {
-                tracing::info!(volume = owner.name, %what, "volume event");
-                events.push(&owner.name, what);
+            if let Some(what) = describe(&slots, at, event) {
+                tracing::info!(volume = owner, %what, "volume event");
+                events.push(&owner, what);
             }
             match event {
                 Event::Active { .. } => {
-                    on_serving(&owner.name, true);
+                    on_serving(&owner, true);
                     shown.store(true, Ordering::Release);
                 }
-                Event::Deposed { .. } | Event::Released => on_serving(&owner.name, false),
+                Event::Deposed { .. } | Event::Released => on_serving(&owner, false),
                 _ => {}
             }
         };
@@ -325,7 +358,7 @@ impl VolumeTable {
     /// # Errors
     /// When there is no such volume.
     pub fn deactivate(&self, name: &str) -> Result<(), ReplicationError> {
-        let (_, volume) = self.volume(name)?;
+        let volume = self.volume(name)?;
         volume.deactivate();
         let deadline = Instant::now() + ACTIVATION_MAX;
         while Instant::now() < deadline {
@@ -342,8 +375,8 @@ impl VolumeTable {
     /// # Errors
     /// When there is no such volume, a name is no replica, or the head cannot follow it.
     pub fn set_members(&self, name: &str, epoch: u64, in_sync: &[String]) -> Result<(), ReplicationError> {
-        let (create, volume) = self.volume(name)?;
-        let members = members(&create, in_sync)?;
+        let volume = self.volume(name)?;
+        let members = members(&volume.shape().slots, in_sync)?;
         volume.set_members(Epoch(epoch), members)?;
         Ok(())
     }
@@ -357,7 +390,7 @@ impl VolumeTable {
         name: &str,
         change: impl FnOnce(&mut ResyncOptions),
     ) -> Result<(), ReplicationError> {
-        let (_, volume) = self.volume(name)?;
+        let volume = self.volume(name)?;
         let mut options = volume.resync();
         change(&mut options);
         if !options.is_valid() {
@@ -372,8 +405,8 @@ impl VolumeTable {
     /// # Errors
     /// When there is no such volume or replica, the volume is not active here, or the replica is in sync.
     pub fn keep_out(&self, name: &str, replica: &str, out: bool) -> Result<(), ReplicationError> {
-        let (create, volume) = self.volume(name)?;
-        for index in members(&create, &[replica.to_owned()])?.iter() {
+        let volume = self.volume(name)?;
+        for index in members(&volume.shape().slots, &[replica.to_owned()])?.iter() {
             if out { volume.keep_out(index)? } else { volume.let_come(index)? }
         }
         Ok(())
@@ -386,12 +419,12 @@ impl VolumeTable {
     /// When there is no such volume, it is not active here, or its writes wait already; or the replicas in sync are not equal in
     /// that time.
     pub fn freeze(&self, name: &str, wait: Duration) -> Result<(u64, Vec<String>), ReplicationError> {
-        let (create, volume) = self.volume(name)?;
+        let volume = self.volume(name)?;
         let freeze = volume.freeze(wait)?;
         loop {
             match volume.frozen(freeze) {
                 Frozen::Waiting => std::thread::sleep(LOOK_INTERVAL),
-                Frozen::Held(members) => return Ok((freeze.0, names(&create, members))),
+                Frozen::Held(members) => return Ok((freeze.0, volume.shape().slots.names(members))),
                 Frozen::Over => return Err(ReplicationError::NotFrozen(name.to_owned())),
             }
         }
@@ -402,11 +435,11 @@ impl VolumeTable {
     /// # Errors
     /// When there is no such volume, or that pause was over before, whatever the reason.
     pub fn thaw(&self, name: &str, freeze: u64) -> Result<Vec<String>, ReplicationError> {
-        let (create, volume) = self.volume(name)?;
+        let volume = self.volume(name)?;
         loop {
             match volume.thaw(FreezeId(freeze)) {
                 Frozen::Waiting => std::thread::sleep(LOOK_INTERVAL),
-                Frozen::Held(members) => return Ok(names(&create, members)),
+                Frozen::Held(members) => return Ok(volume.shape().slots.names(members)),
                 Frozen::Over => return Err(ReplicationError::NotFrozen(name.to_owned())),
             }
         }
@@ -424,7 +457,7 @@ impl VolumeTable {
 
     /// Whether this node serves a volume; `None` when there is none of that name.
     pub fn serves(&self, name: &str) -> Option<bool> {
-        let (_, volume) = self.volume(name).ok()?;
+        let volume = self.volume(name).ok()?;
         let phase = volume.status().map(|status| status.phase);
         Some(matches!(phase, Some(Phase::Active | Phase::Changing { .. })))
     }
@@ -434,14 +467,13 @@ impl VolumeTable {
     /// # Errors
     /// When there is no such volume.
     pub fn get(&self, name: &str) -> Result<VolumeStatus, ReplicationError> {
-        let (create, volume) = self.volume(name)?;
-        Ok(status(create, &volume))
+        Ok(status(&*self.volume(name)?))
     }
 
     /// Every volume, in the order of names.
     pub fn list(&self) -> Vec<VolumeStatus> {
         let volumes = locked(&self.volumes);
-        volumes.values().map(|(create, volume)| status(create.clone(), volume)).collect()
+        volumes.values().map(|volume| status(volume)).collect()
     }
 
     /// Events after `since`, oldest first; waits for one if there is none.
@@ -466,23 +498,34 @@ fn ask(device: &dyn Device) -> Option<Option<Answers>> {
     Some(Answers::decode(&bytes))
 }
 
-fn members(create: &CreateVolume, names: &[String]) -> Result<Members, ReplicationError> {
-    let index = |name: &String| {
-        let at = create.replicas.iter().position(|replica| replica == name);
-        let at = at.and_then(|at| u8::try_from(at).ok());
-        at.map(ReplicaIndex).ok_or_else(|| ReplicationError::NotAMember(name.clone()))
-    };
+/// What a device that is to be a replica says of itself; `None`: it cannot be reached now and is taken on trust. It must say who
+/// it is when it is.
+fn usable(
+    name: &str,
+    device: &dyn Device,
+    volume: Uuid,
+    block_size: BlockSize,
+) -> Result<Option<Answers>, ReplicationError> {
+    let no_replica = || ReplicationError::NoReplica { device: name.to_owned(), volume };
+    let info = device.info();
+    let fits = info.operations.contains(Operations::WRITE_ZEROES | Operations::FUA);
+    if !fits || info.block_size != block_size {
+        return Err(no_replica());
+    }
+    let Some(answers) = ask(device) else { return Ok(None) };
+    answers.filter(|answers| answers.volume == volume).map(Some).ok_or_else(no_replica)
+}
+
+fn members(slots: &Slots, names: &[String]) -> Result<Members, ReplicationError> {
+    let index = |name: &String| slots.index(name).ok_or_else(|| ReplicationError::NotAMember(name.clone()));
     if names.is_empty() {
         return Err(ReplicationError::Replicas(0));
     }
     names.iter().map(index).collect()
 }
 
-fn names(create: &CreateVolume, members: Members) -> Vec<String> {
-    members.iter().filter_map(|replica| create.replicas.get(replica.index()).cloned()).collect()
-}
-
-fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
+fn status(volume: &VolumeDevice) -> VolumeStatus {
+    let shape = volume.shape();
     let head = volume.status();
     let state = match head.as_ref().map(|head| head.phase) {
         None | Some(Phase::Released) => "inactive",
@@ -495,18 +538,23 @@ fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
     let has = |members: fn(&HeadStatus) -> Members, replica| {
         head.as_ref().is_some_and(|head| members(head).has(replica))
     };
-    let replica = |(index, name): (u8, &String)| {
-        let index = ReplicaIndex(index);
-        ReplicaStatus {
-            name: name.clone(),
+    let replica = |index: ReplicaIndex| {
+        Some(ReplicaStatus {
+            name: shape.slots.name(index)?,
             in_sync: has(|head| head.recorded, index),
             attached: has(|head| head.attached, index),
             failed: has(|head| head.failed, index),
             kept_out: has(|head| head.kept_out, index),
             regions_stale: head.as_ref().map_or(0, |head| head.stale[index.index()]),
-        }
+        })
     };
-    let replicas = (0..).zip(&created.replicas).map(replica).collect();
+    let replicas: Vec<ReplicaStatus> = shape.slots.members().iter().filter_map(replica).collect();
+    let created = CreateVolume {
+        name: shape.name.to_string(),
+        uuid: shape.uuid,
+        replicas: replicas.iter().map(|replica| replica.name.clone()).collect(),
+        min_in_sync: shape.min_in_sync,
+    };
     VolumeStatus {
         bytes: volume.shape().bytes,
         state,
@@ -522,11 +570,9 @@ fn status(created: CreateVolume, volume: &VolumeDevice) -> VolumeStatus {
 }
 
 /// An event as people and programs read it; `None` for ends of commands.
-fn describe(create: &CreateVolume, epoch: Epoch, event: &Event) -> Option<Value> {
-    let names = |members: Members| -> Vec<&String> {
-        members.iter().filter_map(|replica| create.replicas.get(replica.index())).collect()
-    };
-    let name = |replica: &ReplicaIndex| create.replicas.get(replica.index());
+fn describe(slots: &Slots, epoch: Epoch, event: &Event) -> Option<Value> {
+    let names = |members: Members| slots.names(members);
+    let name = |replica: &ReplicaIndex| slots.name(*replica);
     Some(match event {
         Event::Done { .. } => return None,
         Event::Active { epoch, in_sync } => {

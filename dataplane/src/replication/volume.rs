@@ -16,13 +16,14 @@ use super::keeper;
 use super::lane::Lane;
 use super::options::ResyncOptions;
 use super::replica::{LEASE, Place};
+use super::slots::Slots;
 use crate::device::{
     Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Meter,
     Operations, Queue, QueueContext, Submission,
 };
 use crate::volume::{
-    Config, Epoch, FreezeId, FreezeRefused, Frozen, HeadId, Members, MembersRefused, Phase, ReplicaIndex,
-    Volume, VolumeCounters,
+    Config, Epoch, FreezeId, FreezeRefused, Frozen, HeadId, Members, MembersRefused, Phase, REPLICAS_MAX,
+    ReplicaIndex, RosterRefused, Volume, VolumeCounters, check_removal,
 };
 
 /// How far clocks of nodes may run apart: crystals are a tenth as bad.
@@ -47,10 +48,8 @@ pub(super) struct Shape {
     pub(super) region_bytes: u32,
     pub(super) block_size: BlockSize,
     pub(super) min_in_sync: u8,
-    /// Names, and the devices themselves.
-    pub(super) replicas: Vec<(String, Arc<dyn Device>)>,
-    /// The replica on this node.
-    pub(super) local: Option<ReplicaIndex>,
+    /// Its replicas, as they are now.
+    pub(super) slots: Arc<Slots>,
 }
 
 /// What the queues of a volume share.
@@ -67,8 +66,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn devices(&self) -> Vec<Arc<dyn Device>> {
-        self.shape.replicas.iter().map(|(_, device)| Arc::clone(device)).collect()
+    pub(super) fn slots(&self) -> &Arc<Slots> {
+        &self.shape.slots
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Head>>> {
@@ -93,6 +92,13 @@ struct Active {
     head: Arc<Head>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+}
+
+impl Active {
+    /// Whether it is not at its end.
+    fn is_on(&self) -> bool {
+        !self.head.lock().is_over()
+    }
 }
 
 /// A volume on this node. Dropping it ends its activation at once, without letting go of the replicas.
@@ -151,21 +157,22 @@ impl VolumeDevice {
         on_event: OnEvent,
     ) -> Result<(), ReplicationError> {
         let mut active = self.active();
-        if let Some(own) = &*active {
-            let machine = own.head.lock();
-            if !matches!(machine.phase(), Phase::Deposed | Phase::Released) {
-                return Err(ReplicationError::Active(machine.epoch().0));
-            }
+        if let Some(own) = active.as_ref().filter(|own| own.is_on()) {
+            return Err(ReplicationError::Active(own.head.lock().epoch().0));
+        }
+        // One may have been removed since it was looked up by its name.
+        if !self.shared.slots().members().covers(in_sync) {
+            return Err(ReplicationError::NotAMember("one of them".to_owned()));
         }
         end(active.take(), false);
         let shape = &self.shared.shape;
         let config = Config {
-            replicas: u8::try_from(shape.replicas.len()).unwrap_or(u8::MAX),
+            members: shape.slots.members(),
             blocks: shape.bytes >> shape.block_size.shift(),
             region_blocks: shape.region_bytes >> shape.block_size.shift(),
             min_in_sync: shape.min_in_sync,
             head: HeadId(Uuid::new_v4().as_u128()),
-            local: shape.local,
+            local: shape.slots.local(),
             lease_ns: u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX),
             drift_ppm: DRIFT_PPM,
             slow_ns: SLOW_NS,
@@ -258,11 +265,35 @@ impl VolumeDevice {
         Ok(())
     }
 
+    /// One more replica, at once if it is active. `None`: there is no place for it.
+    pub(super) fn add_replica(&self, name: String, device: Arc<dyn Device>, local: bool) -> Option<()> {
+        let active = self.active();
+        let replica = self.shared.slots().insert(name, device, local)?;
+        if let Some(active) = active.as_ref().filter(|active| active.is_on()) {
+            active.head.lock().add_replica(replica, local);
+        }
+        Some(())
+    }
+
+    /// Lets go of a replica for good.
+    pub(super) fn remove_replica(&self, replica: ReplicaIndex) -> Result<(), RosterRefused> {
+        let active = self.active();
+        match active.as_ref().filter(|active| active.is_on()) {
+            Some(active) => active.head.lock().remove_replica(replica, self.now())?,
+            None => check_removal(self.shared.slots().members().len(), self.shape().min_in_sync)?,
+        }
+        self.shared.slots().remove(replica);
+        if let Some(active) = &*active {
+            active.head.wake_all();
+        }
+        Ok(())
+    }
+
     /// How the last activation is.
     pub(super) fn status(&self) -> Option<HeadStatus> {
         let active = self.active();
         let machine = active.as_ref()?.head.lock();
-        let replicas = Members::first(machine.config().replicas);
+        let replicas = Members::first(REPLICAS_MAX);
         Some(HeadStatus {
             phase: machine.phase(),
             epoch: machine.epoch(),
@@ -310,7 +341,7 @@ impl Device for VolumeDevice {
 
     fn open_queue(&self, context: &QueueContext<'_>) -> Result<Box<dyn Queue>, DeviceError> {
         let shared = &self.shared;
-        let lane = Lane::open(shared.uuid, shared.block_size, &shared.devices(), context)?;
+        let lane = Lane::open(shared.uuid, shared.block_size, shared.slots(), context)?;
         Ok(Box::new(VolumeQueue { shared: Arc::clone(shared), meter: shared.counters.open(), lane }))
     }
 

@@ -14,7 +14,7 @@ use nvme::Lba;
 use uuid::Uuid;
 
 use crate::volume::format::Content;
-use crate::volume::{Epoch, HeadId, Session};
+use crate::volume::{Epoch, HeadId, Lineage, Session};
 
 /// Bytes of a call and of the answers.
 pub(super) const DOOR_BYTES: usize = 4096;
@@ -28,6 +28,8 @@ pub(super) const ANSWERS_MAX: usize = 16;
 const CALL_MAGIC: [u8; 8] = *b"PLXCALL1";
 const ANSWER_MAGIC: [u8; 8] = *b"PLXANSW1";
 const ANSWER_BYTES: usize = 64;
+/// Where the lineage lies behind all answers.
+const LINEAGE_AT: usize = 64 + ANSWERS_MAX * ANSWER_BYTES;
 
 /// Capacity of a replica's device in logical blocks, all windows together.
 pub(crate) const BLOCKS: u64 = (WINDOWS as u64) << WINDOW_SHIFT;
@@ -60,6 +62,8 @@ pub(super) enum Ask {
     Release,
     /// That the device be flushed.
     Flush,
+    /// That it store whose bits it shares.
+    Adopt { lineage: Lineage },
 }
 
 /// Written to the door.
@@ -77,14 +81,17 @@ impl Call {
         bytes[8..24].copy_from_slice(self.volume.as_bytes());
         bytes[24..40].copy_from_slice(&self.session.head.0.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.session.number.to_le_bytes());
-        let (kind, epoch, sound, mapped) = match self.ask {
-            Ask::Fence { epoch, sound } => (0, epoch, sound, false),
-            Ask::Renew { sound, mapped } => (1, Epoch(0), sound, mapped),
-            Ask::Release => (2, Epoch(0), false, false),
-            Ask::Flush => (3, Epoch(0), false, false),
+        let none = Lineage::NONE;
+        let (kind, epoch, (sound, mapped), lineage) = match self.ask {
+            Ask::Fence { epoch, sound } => (0, epoch, (sound, false), none),
+            Ask::Renew { sound, mapped } => (1, Epoch(0), (sound, mapped), none),
+            Ask::Release => (2, Epoch(0), (false, false), none),
+            Ask::Flush => (3, Epoch(0), (false, false), none),
+            Ask::Adopt { lineage } => (4, Epoch(0), (false, false), lineage),
         };
         (bytes[44], bytes[45], bytes[46]) = (kind, u8::from(sound), u8::from(mapped));
         bytes[48..56].copy_from_slice(&epoch.0.to_le_bytes());
+        put_lineage(&mut bytes, 64, lineage);
         bytes
     }
 
@@ -95,6 +102,7 @@ impl Call {
             1 => Ask::Renew { sound, mapped: bytes[46] != 0 },
             2 => Ask::Release,
             3 => Ask::Flush,
+            4 => Ask::Adopt { lineage: lineage(bytes, 64) },
             _ => return None,
         };
         let session = Session {
@@ -109,6 +117,16 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
     part.copy_from_slice(&bytes[at..at + N]);
     part
+}
+
+fn put_lineage(bytes: &mut [u8], at: usize, lineage: Lineage) {
+    bytes[at..at + 16].copy_from_slice(&lineage.head.0.to_le_bytes());
+    bytes[at + 16..at + 20].copy_from_slice(&lineage.number.to_le_bytes());
+}
+
+fn lineage(bytes: &[u8], at: usize) -> Lineage {
+    let head = HeadId(u128::from_le_bytes(part(bytes, at)));
+    Lineage { head, number: u32::from_le_bytes(part(bytes, at + 16)) }
 }
 
 /// What became of a fence.
@@ -134,6 +152,8 @@ pub(super) struct Answers {
     pub(super) bytes: u64,
     pub(super) region_bytes: u32,
     pub(super) epoch: Epoch,
+    /// Whose bits it shares.
+    pub(super) lineage: Lineage,
     pub(super) list: Vec<Answer>,
 }
 
@@ -145,6 +165,7 @@ impl Answers {
         bytes[24..32].copy_from_slice(&self.bytes.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.region_bytes.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.epoch.0.to_le_bytes());
+        put_lineage(&mut bytes, LINEAGE_AT, self.lineage);
         for (answer, at) in self.list.iter().take(ANSWERS_MAX).zip(bytes[64..].chunks_exact_mut(ANSWER_BYTES))
         {
             at[..16].copy_from_slice(&answer.session.head.0.to_le_bytes());
@@ -182,6 +203,7 @@ impl Answers {
             bytes: u64::from_le_bytes(part(bytes, 24)),
             region_bytes: u32::from_le_bytes(part(bytes, 32)),
             epoch: Epoch(u64::from_le_bytes(part(bytes, 40))),
+            lineage: lineage(bytes, LINEAGE_AT),
             list: bytes[64..64 + ANSWERS_MAX * ANSWER_BYTES]
                 .chunks_exact(ANSWER_BYTES)
                 .filter_map(answer)
@@ -208,6 +230,7 @@ mod tests {
             Ask::Renew { sound: false, mapped: true },
             Ask::Release,
             Ask::Flush,
+            Ask::Adopt { lineage: Lineage { head: HeadId(u128::MAX - 9), number: 7 } },
         ] {
             let call = Call { volume, session: SESSION, ask };
             assert_eq!(Call::decode(&call.encode()), Some(call));
@@ -221,8 +244,14 @@ mod tests {
         let list = (0..)
             .zip(verdicts)
             .map(|(number, verdict)| Answer { session: Session { number, ..SESSION }, verdict });
-        let answers =
-            Answers { volume, bytes: 1 << 40, region_bytes: 1 << 20, epoch: Epoch(3), list: list.collect() };
+        let answers = Answers {
+            volume,
+            bytes: 1 << 40,
+            region_bytes: 1 << 20,
+            epoch: Epoch(3),
+            lineage: Lineage { head: HeadId(u128::MAX - 2), number: 5 },
+            list: list.collect(),
+        };
         assert_eq!(Answers::decode(&answers.encode()).as_ref(), Some(&answers));
         assert_eq!(answers.of(Session { number: 1, ..SESSION }), Some(Verdict::Later { ns: 12 }));
         assert_eq!(answers.of(SESSION), None);

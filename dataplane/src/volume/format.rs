@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use super::{Bitmap, Epoch, HeadId, ReplicaState};
+use super::{Bitmap, Epoch, HeadId, Lineage, ReplicaState};
 
 /// Bytes of a block of metadata, whatever the device's logical blocks are.
 pub const BLOCK_BYTES: usize = 4096;
@@ -36,6 +36,8 @@ pub struct Superblock {
     pub window: u16,
     /// What was accepted.
     pub state: ReplicaState,
+    /// Whose bits it shares.
+    pub lineage: Lineage,
 }
 
 /// How much of its volume a replica holds, as it knows itself.
@@ -134,7 +136,7 @@ fn word(block: &Block, at: usize) -> u64 {
 /// A superblock as it is written.
 pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     let mut block = Box::new([0; BLOCK_BYTES]);
-    let Superblock { volume, bytes, region_bytes, content, window, state } = superblock;
+    let Superblock { volume, bytes, region_bytes, content, window, state, lineage } = superblock;
     block[32..48].copy_from_slice(volume.as_bytes());
     block[48..56].copy_from_slice(&bytes.to_le_bytes());
     block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
@@ -142,6 +144,8 @@ pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     block[62..64].copy_from_slice(&window.to_le_bytes());
     block[64..72].copy_from_slice(&state.epoch.0.to_le_bytes());
     block[72..88].copy_from_slice(&state.head.0.to_le_bytes());
+    block[88..104].copy_from_slice(&lineage.head.0.to_le_bytes());
+    block[104..108].copy_from_slice(&lineage.number.to_le_bytes());
     seal(&mut block, SUPERBLOCK, sequence);
     block
 }
@@ -152,14 +156,16 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
     let (sequence, block) = newest.max_by_key(|(sequence, _)| *sequence)?;
     let mut volume = [0; 16];
     volume.copy_from_slice(&block[32..48]);
-    let head = u128::from(word(block, 72)) | u128::from(word(block, 80)) << 64;
+    let head = |at| HeadId(u128::from(word(block, at)) | u128::from(word(block, at + 8)) << 64);
+    let number = u32::from_le_bytes([block[104], block[105], block[106], block[107]]);
     let superblock = Superblock {
         volume: Uuid::from_bytes(volume),
         bytes: word(block, 48),
         region_bytes: u32::from_le_bytes([block[56], block[57], block[58], block[59]]),
         content: Content::from_byte(block[60]),
         window: u16::from_le_bytes([block[62], block[63]]),
-        state: ReplicaState { epoch: Epoch(word(block, 64)), head: HeadId(head) },
+        state: ReplicaState { epoch: Epoch(word(block, 64)), head: head(72) },
+        lineage: Lineage { head: head(88), number },
     };
     Some((superblock, sequence))
 }
@@ -201,6 +207,7 @@ mod tests {
             content: Content::Partial,
             window: 4000,
             state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
+            lineage: Lineage { head: HeadId(u128::MAX - 6), number: 3 },
         }
     }
 

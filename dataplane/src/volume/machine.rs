@@ -6,23 +6,23 @@ use std::collections::VecDeque;
 use fabrics::Now;
 
 use super::commands::Command;
-use super::format::Content;
 use super::freeze::Freezer;
 use super::guard::{Guard, Owner};
 use super::intent::Intent;
 use super::pace::Pace;
 use super::pending::{Pending, PendingTable, Purpose};
 use super::resync::Copying;
+use super::roster::Roster;
 use super::{
-    Bitmap, Epoch, Event, HeadId, Lane, LossReason, Members, Outcome, REPLICAS_MAX, ReplicaIndex, Request,
-    RequestId, RequestOp, Session,
+    Bitmap, Epoch, Event, HeadId, Joined, Lane, Lineage, LossReason, Members, Outcome, REPLICAS_MAX,
+    ReplicaIndex, Request, RequestId, RequestOp, Session,
 };
 
 /// What a head is made with. Times are nanoseconds of its own clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// How many replicas the volume has, in or out of sync: 1 to [`REPLICAS_MAX`].
-    pub replicas: u8,
+    /// The replicas of the volume, in or out of sync: 1 to [`REPLICAS_MAX`].
+    pub members: Members,
     /// Logical blocks that hosts see.
     pub blocks: u64,
     /// Blocks of a region: a power of two.
@@ -53,10 +53,10 @@ pub struct Config {
 
 impl Config {
     fn check(&self) {
-        assert!((1..=REPLICAS_MAX).contains(&self.replicas));
+        assert!(!self.members.is_empty());
         assert!(self.region_blocks.is_power_of_two());
         assert!((1..=16).contains(&self.copies_max));
-        assert!((1..=self.replicas).contains(&self.min_in_sync));
+        assert!((1..=self.members.len()).contains(&self.min_in_sync));
         assert!(self.slow_ns < self.lease_ns);
     }
 
@@ -130,10 +130,16 @@ pub(super) struct Peer {
     pub(super) session: u32,
     /// Until when it lets nobody else in; `None` before it has accepted us.
     pub(super) lease_until: Option<Now>,
-    /// Whether it said that it can be trusted, how much it holds, and its bitmap, until all have answered.
-    pub(super) joined: Option<(bool, Content, Box<Bitmap>)>,
+    /// What it said of itself, until all have answered.
+    pub(super) joined: Option<Joined>,
     /// It has said that it can be trusted, or has everything: unless it restarts it will say so again.
     pub(super) trusted: bool,
+    /// What it holds says whose bits it shared.
+    pub(super) lineage: Lineage,
+    /// It is being told its lineage.
+    pub(super) adopting: bool,
+    /// Nothing that it holds counts: it was added by hand.
+    pub(super) added: bool,
     /// Regions whose content may be old here.
     pub(super) stale: Bitmap,
     /// Regions that were copied here and not flushed.
@@ -169,6 +175,10 @@ pub struct Volume {
     pub(super) attaching: Members,
     /// Not to be attached, until somebody says otherwise.
     pub(super) held: Members,
+    /// Pledged, and to be left out if the next record has them not.
+    pub(super) leaving: Members,
+    /// What replicas are told to hold, and what they may hold for their bits to be believed.
+    pub(super) roster: Roster,
     /// When proposals that nobody followed are made again.
     pub(super) propose_at: Now,
     pub(super) peers: Vec<Peer>,
@@ -207,13 +217,16 @@ impl Volume {
     pub fn new(config: Config, epoch: Epoch, in_sync: Members, now: Now) -> Self {
         config.check();
         assert!(!in_sync.is_empty());
-        assert!(Members::first(config.replicas).covers(in_sync));
+        assert!(config.members.covers(in_sync));
         let regions = config.regions();
         let peer = || Peer {
             session: 0,
             lease_until: None,
             joined: None,
             trusted: false,
+            lineage: Lineage::NONE,
+            adopting: false,
+            added: false,
             stale: Bitmap::new(regions),
             unflushed: Bitmap::new(regions),
             flushing: Bitmap::new(regions),
@@ -233,12 +246,14 @@ impl Volume {
             failed: Members::NONE,
             attaching: Members::NONE,
             held: Members::NONE,
+            leaving: Members::NONE,
             propose_at: now,
-            peers: (0..config.replicas).map(|_| peer()).collect(),
+            peers: (0..REPLICAS_MAX).map(|_| peer()).collect(),
+            roster: Roster::new(config.head),
             commands: (0..config.commands_max).map(|_| None).collect(),
             free: (0..config.commands_max).rev().collect(),
             guard: Guard::default(),
-            intent: Intent::new(config.replicas, regions),
+            intent: Intent::new(REPLICAS_MAX, regions),
             intent_waiters: Vec::new(),
             sync_waiters: Vec::new(),
             freezer: Freezer::default(),
@@ -262,6 +277,11 @@ impl Volume {
     /// How it is.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whether it is at its end.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Deposed | Phase::Released)
     }
 
     /// The epoch it serves at.
@@ -400,6 +420,7 @@ impl Volume {
             Purpose::Repair(slot) => self.on_repaired(slot, replica, &outcome, now),
             Purpose::Fence(epoch) => self.on_fence_answer(replica, epoch, outcome, now),
             Purpose::Release => self.on_released(),
+            Purpose::Adopt(lineage) => self.on_adopted(replica, lineage, &outcome, now),
             Purpose::Renew => {
                 self.peers[replica.index()].renewing = false;
                 self.fail_unless_done(replica, &outcome, now);
@@ -474,6 +495,7 @@ impl Volume {
         self.renew_leases(now);
         self.fence_due(now);
         self.attach_absent(now);
+        self.tell_lineage(now);
         self.propose_again(now);
         self.copying.adapt();
         self.clean(now);

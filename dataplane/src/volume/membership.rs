@@ -2,10 +2,9 @@
 
 use fabrics::Now;
 
-use super::format::Content;
 use super::machine::{Phase, Volume};
 use super::pending::Purpose;
-use super::{Bitmap, Epoch, Event, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
+use super::{Bitmap, Epoch, Event, Joined, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
 
 /// A record that this head cannot follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -75,12 +74,8 @@ impl Volume {
         now: Now,
     ) {
         match outcome {
-            Outcome::Joined { content, intent, .. } if self.attaching.has(replica) => {
-                self.attached_now(replica, content, &intent);
-            }
-            Outcome::Joined { sound, content, intent } => {
-                self.on_accepted(replica, epoch, (sound, content, intent), now);
-            }
+            Outcome::Joined(joined) if self.attaching.has(replica) => self.attached_now(replica, &joined),
+            Outcome::Joined(joined) => self.on_accepted(replica, epoch, joined, now),
             Outcome::Later { ns } => {
                 self.peers[replica.index()].fence_at = Some(now.after_ns(ns));
             }
@@ -89,24 +84,18 @@ impl Volume {
         }
     }
 
-    fn on_accepted(
-        &mut self,
-        replica: ReplicaIndex,
-        accepted: Epoch,
-        (sound, content, intent): (bool, Content, Box<Bitmap>),
-        now: Now,
-    ) {
+    fn on_accepted(&mut self, replica: ReplicaIndex, accepted: Epoch, said: Joined, now: Now) {
         match self.phase {
             Phase::Fencing { mut waiting } if accepted == self.epoch => {
                 waiting.remove(replica);
                 let joined = &mut self.peers[replica.index()].joined;
                 match joined {
                     // Accepting us makes it no sounder; it may have restarted since it accepted us first.
-                    Some((was_sound, _, dirty)) => {
-                        *was_sound &= sound;
-                        dirty.unite(&intent);
+                    Some(before) => {
+                        before.sound &= said.sound;
+                        before.intent.unite(&said.intent);
                     }
-                    None => *joined = Some((sound, content, intent)),
+                    None => *joined = Some(said),
                 }
                 self.advance(Phase::Fencing { waiting });
                 self.establish(now);
@@ -114,7 +103,7 @@ impl Volume {
             Phase::Changing { epoch, in_sync, mut waiting } if accepted == epoch => {
                 waiting.remove(replica);
                 self.advance(Phase::Changing { epoch, in_sync, waiting });
-                if self.peers[replica.index()].trusted && !sound {
+                if self.peers[replica.index()].trusted && !said.sound {
                     self.fail(replica, LossReason::Restarted, now);
                 }
                 self.finish_change(now);
@@ -132,10 +121,10 @@ impl Volume {
         }
         let joined = self.recorded - self.failed;
         let trusted = |replica: &ReplicaIndex| {
-            self.peers[replica.index()].joined.as_ref().is_some_and(|(sound, ..)| *sound)
+            self.peers[replica.index()].joined.as_ref().is_some_and(|joined| joined.sound)
         };
         let fresh = |replica: &ReplicaIndex| {
-            self.peers[replica.index()].joined.as_ref().is_some_and(|(_, content, _)| !content.is_whole())
+            self.peers[replica.index()].joined.as_ref().is_some_and(|joined| !joined.content.is_whole())
         };
         let fresh: Members = joined.iter().filter(fresh).collect();
         if fresh != joined && !fresh.is_empty() {
@@ -164,9 +153,10 @@ impl Volume {
         let all: Vec<_> = self.recorded.iter().collect();
         for replica in &all {
             let peer = &mut self.peers[replica.index()];
-            if let Some((sound, _, intent)) = peer.joined.take() {
-                peer.trusted = sound;
-                self.intent.dirty.unite(&intent);
+            if let Some(joined) = peer.joined.take() {
+                (peer.trusted, peer.lineage) = (joined.sound, joined.lineage);
+                self.roster.trust(joined.lineage);
+                self.intent.dirty.unite(&joined.intent);
             }
             self.intent.forget(*replica);
         }
@@ -246,6 +236,7 @@ impl Volume {
         self.event(Event::Active { epoch, in_sync });
         self.propose_out(LossReason::Path);
         self.settle_all(now);
+        self.leave_out(unpledged, now);
         for replica in self.syncing.iter() {
             self.on_copied_everything(replica, now);
         }
@@ -317,7 +308,7 @@ impl Volume {
         }
         self.propose_at = now.after_ns(self.config.attach_ns);
         self.propose_out(LossReason::Path);
-        let replicas = self.pledged - self.failed;
+        let replicas = self.pledged - self.failed - self.leaving;
         if !replicas.is_empty() {
             self.event(Event::ProposeIn { replicas, epoch: self.epoch });
         }
@@ -329,7 +320,7 @@ impl Volume {
         }
         self.forget_replica(replica);
         let peer = &mut self.peers[replica.index()];
-        (peer.renewing, peer.copy_flush) = (false, false);
+        (peer.renewing, peer.copy_flush, peer.adopting) = (false, false, false);
     }
 
     /// A replica holds every write of the recorded set, and some regions may differ only because of writes that were never
@@ -358,7 +349,7 @@ impl Volume {
     /// It is in sync, or about to be recorded as such.
     pub fn keep_out(&mut self, replica: ReplicaIndex, now: Now) -> Result<(), MembersRefused> {
         let counted = self.recorded | self.pledged;
-        if counted.has(replica) || replica.index() >= self.peers.len() {
+        if counted.has(replica) || !self.config.members.has(replica) {
             return Err(MembersRefused::InSync(Members::one(replica)));
         }
         self.held.insert(replica);
@@ -369,8 +360,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Takes a replica back that was kept out.
+    /// Takes a replica back that was kept out, or was to be removed.
     pub fn let_come(&mut self, replica: ReplicaIndex) {
+        self.leaving.remove(replica);
         self.held.remove(replica);
     }
 
@@ -385,7 +377,7 @@ impl Volume {
             return;
         }
         let known = self.recorded | self.pledged | self.syncing | self.attaching | self.failed | self.held;
-        let absent = Members::first(self.config.replicas) - known;
+        let absent = self.config.members - known;
         for replica in absent.iter() {
             let peer = &mut self.peers[replica.index()];
             let due = peer.fence_at.is_none_or(|at| now >= at);
@@ -399,15 +391,16 @@ impl Volume {
     }
 
     /// A replica has accepted us: it gets every write from now on, and what it lacks is copied.
-    fn attached_now(&mut self, replica: ReplicaIndex, content: Content, intent: &Bitmap) {
+    fn attached_now(&mut self, replica: ReplicaIndex, said: &Joined) {
         self.attaching.remove(replica);
         self.syncing.insert(replica);
         let peer = &mut self.peers[replica.index()];
-        peer.stale = self.intent.dirty.clone();
-        peer.stale.unite(intent);
-        if content == Content::Fresh {
-            peer.stale = Bitmap::full(intent.len());
-        }
+        peer.stale = match self.roster.tells(said) && !peer.added {
+            true => self.intent.dirty.clone(),
+            false => Bitmap::full(said.intent.len()),
+        };
+        peer.stale.unite(&said.intent);
+        peer.lineage = said.lineage;
         peer.unflushed.clear_all();
         peer.flushing.clear_all();
         let regions = peer.stale.ones();

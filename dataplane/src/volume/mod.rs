@@ -28,6 +28,7 @@ mod pending;
 mod replica;
 mod request;
 mod resync;
+mod roster;
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,8 @@ pub use members::{Members, ReplicaIndex};
 pub use membership::MembersRefused;
 pub use pace::Pace;
 pub use replica::{FenceStep, Replica, ReplicaState};
-pub use request::{Event, Failure, LossReason, Operation, Outcome, Request, RequestId, RequestOp};
+pub use request::{Event, Failure, Joined, LossReason, Operation, Outcome, Request, RequestId, RequestOp};
+pub use roster::{Lineage, RosterRefused, check_removal};
 
 /// Most replicas of a volume.
 pub const REPLICAS_MAX: u8 = 5;

@@ -2,7 +2,7 @@
 
 use fabrics::Now;
 
-use super::{Epoch, ReplicaIndex, RequestId};
+use super::{Epoch, Lineage, ReplicaIndex, RequestId};
 
 /// What a request is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,8 @@ pub(super) enum Purpose {
     Renew,
     /// Letting go.
     Release,
+    /// Whose bits the replica shares.
+    Adopt(Lineage),
     /// A page of the intent bitmap, at a version.
     Intent(u32, u64),
     /// A copy, by its place.

@@ -3,7 +3,7 @@
 use nvme::Status;
 
 use super::format::Content;
-use super::{Bitmap, Epoch, Lane, Members, ReplicaIndex, Session};
+use super::{Bitmap, Epoch, Lane, Lineage, Members, ReplicaIndex, Session};
 
 /// A command of a host. Blocks are logical blocks of the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +90,11 @@ pub enum RequestOp {
     },
     /// The head lets go: another may come at once.
     Release,
+    /// Store durably whose bits the replica shares from now on: [`Outcome::Done`], or [`Outcome::Later`].
+    Adopt {
+        /// What to store.
+        lineage: Lineage,
+    },
     /// Read into the data of a command.
     Read {
         /// The command's.
@@ -150,20 +155,26 @@ pub enum RequestOp {
     },
 }
 
+/// What a replica that accepts a head says of itself.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Whether it has been up, and held by heads, since it was last known to hold everything.
+    pub sound: bool,
+    /// How much it holds. Unless none was ever whole, what is not whole counts for nothing.
+    pub content: Content,
+    /// Whose bits it shares.
+    pub lineage: Lineage,
+    /// Its write-intent bitmap.
+    pub intent: Box<Bitmap>,
+}
+
 /// How a request ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// It is done.
     Done,
     /// The replica accepted a fence.
-    Joined {
-        /// Whether it has been up, and held by heads, since it was last known to hold everything.
-        sound: bool,
-        /// How much it holds. Unless none was ever whole, what is not whole counts for nothing.
-        content: Content,
-        /// Its write-intent bitmap.
-        intent: Box<Bitmap>,
-    },
+    Joined(Joined),
     /// The replica cannot accept the fence yet.
     Later {
         /// Nanoseconds after which to ask again.

@@ -333,7 +333,8 @@ impl Volume {
     pub(super) fn on_copied_everything(&mut self, replica: ReplicaIndex, now: Now) {
         let peer = &self.peers[replica.index()];
         let through = peer.stale.is_empty() && peer.unflushed.is_empty() && !peer.copy_flush;
-        let ready = through && self.intent.is_complete(replica);
+        // One that counts must not say later that it shared the bits of somebody long gone.
+        let ready = through && self.intent.is_complete(replica) && self.shares_bits(replica);
         if ready && self.syncing.has(replica) && self.phase == Phase::Active {
             self.pledge(replica, now);
         }
@@ -350,6 +351,7 @@ impl Volume {
         if !self.is_whole() {
             return;
         }
+        self.roster.trust_only_own();
         self.copying.cooling.clear_all();
         for region in self.intent.dirty.iter().filter(|region| !self.intent.recent.has(*region)) {
             self.copying.cooling.set(region);
@@ -372,14 +374,15 @@ impl Volume {
         }
     }
 
-    /// Whether every replica there is is in sync, and equal to the others.
+    /// Whether every replica there is is in sync, and equal to the others; whoever else there may be is not believed later.
     fn is_whole(&self) -> bool {
         let equal = |replica: ReplicaIndex| {
             let peer = &self.peers[replica.index()];
-            peer.stale.is_empty() && peer.unflushed.is_empty() && !peer.copy_flush
+            let even = peer.stale.is_empty() && peer.unflushed.is_empty() && !peer.copy_flush;
+            even && self.shares_bits(replica)
         };
         self.phase == Phase::Active
-            && self.recorded == Members::first(self.config.replicas)
+            && self.recorded == self.config.members
             && self.failed.is_empty()
             && self.recorded.iter().all(equal)
     }

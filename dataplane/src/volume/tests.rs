@@ -5,8 +5,8 @@ use nvme::Status;
 
 use super::format::Content;
 use super::{
-    Bitmap, Config, Epoch, Event, Failure, HeadId, Lane, LossReason, Members, Operation, Outcome, Pace,
-    Phase, ReplicaIndex, Request, RequestOp, Volume,
+    Bitmap, Config, Epoch, Event, Failure, HeadId, Joined, Lane, Lineage, LossReason, Members, Operation,
+    Outcome, Pace, Phase, ReplicaIndex, Request, RequestOp, RosterRefused, Volume,
 };
 
 const MS: u64 = fabrics::NS_PER_MS;
@@ -18,7 +18,7 @@ const READ: Operation = Operation::Read { at: 3, blocks: 2 };
 
 fn config() -> Config {
     Config {
-        replicas: 2,
+        members: Members::first(2),
         blocks: 64,
         region_blocks: 8,
         min_in_sync: 1,
@@ -64,9 +64,8 @@ impl Bench {
         }
         bench.look();
         for replica in [A, B] {
-            let joined =
-                Outcome::Joined { sound: true, content: Content::Whole, intent: Box::new(intent.clone()) };
-            bench.answer(replica, |op| matches!(op, RequestOp::Fence { .. }), joined);
+            let joined = joined(Content::Whole, Lineage::NONE, intent.clone());
+            bench.answer(replica, is_fence, joined);
         }
         assert_eq!(bench.volume.phase(), Phase::Active);
         bench.told.clear();
@@ -116,6 +115,18 @@ impl Bench {
     }
 }
 
+fn joined(content: Content, lineage: Lineage, intent: Bitmap) -> Outcome {
+    Outcome::Joined(Joined { sound: true, content, lineage, intent: Box::new(intent) })
+}
+
+fn is_fence(op: &RequestOp) -> bool {
+    matches!(op, RequestOp::Fence { .. })
+}
+
+fn is_adopt(op: &RequestOp) -> bool {
+    matches!(op, RequestOp::Adopt { .. })
+}
+
 fn is_intent(op: &RequestOp) -> bool {
     matches!(op, RequestOp::Intent { .. })
 }
@@ -160,7 +171,7 @@ fn a_write_that_lacks_a_copy_waits_for_the_record_without_it() {
     bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
     bench.look();
     assert_eq!(bench.ended(7), None, "the survivor has not accepted the epoch");
-    let joined = Outcome::Joined { sound: true, content: Content::Whole, intent: Box::new(Bitmap::new(8)) };
+    let joined = joined(Content::Whole, Lineage::NONE, Bitmap::new(8));
     bench.answer(A, |op| matches!(op, RequestOp::Fence { epoch: Epoch(2), .. }), joined);
     assert_eq!(bench.ended(7), Some(Ok(())));
 }
@@ -233,8 +244,7 @@ fn a_head_that_meets_a_later_one_stops() {
 fn a_replica_that_was_made_anew_gets_everything_and_is_never_taken_for_an_old_one() {
     let volume = Volume::new(config(), Epoch(5), Members::first(2), Now(0));
     let mut bench = Bench { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
-    let joined = |content| Outcome::Joined { sound: true, content, intent: Box::new(Bitmap::new(8)) };
-    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
+    let joined = |content| joined(content, Lineage::NONE, Bitmap::new(8));
     bench.look();
     bench.answer(A, is_fence, joined(Content::Whole));
     bench.answer(B, is_fence, joined(Content::Fresh));
@@ -271,9 +281,7 @@ fn copying_is_paused_and_goes_on_but_what_reads_wait_for_is_copied_all_the_same(
 #[test]
 fn a_replica_that_is_kept_out_is_left_alone_until_it_may_come_back() {
     let mut bench = Bench::active(&[]);
-    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
-    let joined =
-        || Outcome::Joined { sound: true, content: Content::Fresh, intent: Box::new(Bitmap::new(8)) };
+    let joined = || joined(Content::Fresh, Lineage::NONE, Bitmap::new(8));
     assert!(bench.volume.keep_out(B, bench.now).is_err(), "it is in sync");
     bench.store_bits();
     bench.submit(7, WRITE);
@@ -309,7 +317,7 @@ fn a_replica_that_is_kept_out_is_left_alone_until_it_may_come_back() {
 
 /// A head with two replicas in sync, to which a third comes that says this of itself.
 fn joined_by_a_third(content: Content, lacks: &[u64]) -> Bench {
-    let config = Config { replicas: 3, copies_max: 4, pace: Pace::full(4), ..config() };
+    let config = Config { members: Members::first(3), copies_max: 4, pace: Pace::full(4), ..config() };
     let mut bench = Bench::serving(config, &[]);
     let mut intent = Bitmap::new(8);
     for region in lacks {
@@ -318,7 +326,7 @@ fn joined_by_a_third(content: Content, lacks: &[u64]) -> Bench {
     bench.now = Now(600 * MS);
     bench.volume.on_tick(bench.now);
     bench.look();
-    let joined = Outcome::Joined { sound: false, content, intent: Box::new(intent) };
+    let joined = joined(content, Lineage::NONE, intent);
     bench.answer(C, |op| matches!(op, RequestOp::Fence { .. }), joined);
     bench
 }
@@ -360,11 +368,61 @@ fn filling_goes_on_where_it_was_once_the_bitmap_of_the_replica_counts() {
 fn a_replica_that_was_not_filled_yet_is_not_served_from_while_another_is_whole() {
     let volume = Volume::new(config(), Epoch(5), Members::first(2), Now(0));
     let mut bench = Bench { volume, now: Now(0), wanted: Vec::new(), told: Vec::new() };
-    let joined = |content| Outcome::Joined { sound: true, content, intent: Box::new(Bitmap::new(8)) };
-    let is_fence = |op: &RequestOp| matches!(op, RequestOp::Fence { .. });
+    let joined = |content| joined(content, Lineage::NONE, Bitmap::new(8));
     bench.look();
     bench.answer(A, is_fence, joined(Content::Partial));
     bench.answer(B, is_fence, joined(Content::Whole));
     let out = Event::ProposeOut { replicas: Members::one(A), epoch: Epoch(5), reason: LossReason::Restarted };
     assert_eq!(bench.told, [out]);
+}
+
+#[test]
+fn who_holds_the_lineage_of_a_recorded_one_is_given_what_bits_say_and_any_other_everything() {
+    for (lineage, regions) in [(Lineage::NONE, 1), (Lineage { head: HeadId(7), number: 0 }, 8)] {
+        let mut bench = Bench::active(&[]);
+        bench.store_bits();
+        bench.submit(7, WRITE);
+        bench.answer(B, is_intent, Outcome::Lost);
+        bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
+        bench.look();
+        bench.answer(A, is_fence, joined(Content::Whole, Lineage::NONE, Bitmap::new(8)));
+        bench.store_bits();
+        bench.now = Now(600 * MS);
+        bench.volume.on_tick(bench.now);
+        bench.look();
+        bench.answer(B, is_fence, joined(Content::Whole, lineage, Bitmap::new(8)));
+        let given = Event::Resync { replica: B, regions };
+        assert!(bench.told.contains(&given), "{:?}", bench.told);
+    }
+}
+
+#[test]
+fn a_replica_that_counts_is_not_removed_and_one_that_is_added_again_is_given_everything() {
+    let mut bench = Bench::active(&[]);
+    bench.store_bits();
+    assert_eq!(bench.volume.remove_replica(B, bench.now), Err(RosterRefused::InSync));
+    bench.volume.on_tick(bench.now);
+    bench.look();
+    let Some(RequestOp::Adopt { lineage }) = bench.find(B, is_adopt).map(|at| bench.wanted[at].op.clone())
+    else {
+        panic!("it is told its lineage")
+    };
+    bench.answer(B, is_adopt, Outcome::Done);
+    bench.submit(7, Operation::Flush);
+    bench.answer(B, |op| matches!(op, RequestOp::Flush), Outcome::Lost);
+    bench.volume.set_members(Epoch(2), Members::one(A), bench.now).unwrap();
+    bench.look();
+    bench.answer(A, is_fence, joined(Content::Whole, Lineage::NONE, Bitmap::new(8)));
+    bench.volume.remove_replica(B, bench.now).unwrap();
+    assert_eq!(bench.volume.remove_replica(A, bench.now), Err(RosterRefused::InSync));
+    bench.volume.add_replica(B, false);
+    while let Some(at) = bench.wanted.iter().position(|request| request.replica == B) {
+        let request = bench.wanted.remove(at);
+        bench.volume.finish(request.id, Outcome::Lost, bench.now);
+    }
+    bench.now = Now(100 * MS);
+    bench.volume.on_tick(bench.now);
+    bench.look();
+    bench.answer(B, is_fence, joined(Content::Whole, lineage, Bitmap::new(8)));
+    assert!(bench.told.contains(&Event::Resync { replica: B, regions: 8 }), "{:?}", bench.told);
 }

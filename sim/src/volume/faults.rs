@@ -100,7 +100,7 @@ impl World {
         self.crash(node, power);
     }
 
-    fn crash(&mut self, node: usize, power: bool) {
+    pub(super) fn crash(&mut self, node: usize, power: bool) {
         if !self.nodes[node].is_up() {
             return;
         }

@@ -1,6 +1,6 @@
 //! What must hold in the end.
 
-use dataplane::volume::{Members, ReplicaIndex, Volume};
+use dataplane::volume::{ReplicaIndex, Volume};
 
 use super::node::Head;
 use super::world::{BLOCKS, World};
@@ -12,9 +12,10 @@ impl World {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        let all = Members::first(u8::try_from(self.nodes.len()).expect("small"));
+        let all = self.manager.members;
         self.serving().is_some_and(|volume| {
             volume.recorded() == all
+                && volume.members() == all
                 && volume.attached() == all
                 && all.iter().all(|replica| volume.regions_stale(replica) == 0)
         })
@@ -44,17 +45,21 @@ impl World {
                 None => format!("no head, up {}", node.is_up()),
             })
             .collect();
-        format!("record {:?}; {}", self.manager.record, heads.join("; "))
+        format!("record {:?}; members {:?}; {}", self.manager.record, self.manager.members, heads.join("; "))
     }
 
     pub(super) fn check_quiet(&self) -> Result<(), String> {
         let Some(volume) = self.serving().filter(|_| self.is_whole()) else {
             return Err(format!("not whole when quiet: {}", self.describe()));
         };
-        let first = self.nodes[0].disk.content();
-        for (number, node) in self.nodes.iter().enumerate() {
+        let members: Vec<usize> = self.manager.members.iter().map(ReplicaIndex::index).collect();
+        let first = self.nodes[members[0]].disk.content();
+        for number in members {
+            let node = &self.nodes[number];
             if let Some(block) = (0..BLOCKS).find(|block| node.disk.content()[*block] != first[*block]) {
-                return Err(format!("block {block} differs between replicas 0 and {number} when quiet"));
+                return Err(format!(
+                    "block {block} differs between replica {number} and the first when quiet"
+                ));
             }
             if !node.pages.is_empty() {
                 return Err(format!("replica {number} has dirty regions when quiet"));

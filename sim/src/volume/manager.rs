@@ -33,6 +33,11 @@ pub(super) enum Order {
         epoch: Epoch,
         in_sync: Members,
     },
+    /// These are the replicas of the volume, at this count of changes.
+    Roster {
+        members: Members,
+        change: u64,
+    },
     /// Every head but this one is to let go.
     Deactivate {
         but: HeadId,
@@ -41,6 +46,10 @@ pub(super) enum Order {
 
 pub(super) struct Manager {
     pub(super) record: Record,
+    /// The replicas that the volume is to have.
+    pub(super) members: Members,
+    /// Counts how often they changed.
+    pub(super) change: u64,
     heads: u128,
     heard: u64,
     /// The head was told, and answered that it serves or is gone.
@@ -50,12 +59,12 @@ pub(super) struct Manager {
 impl Manager {
     pub(super) fn new(in_sync: Members) -> Self {
         let record = Record { epoch: Epoch(0), in_sync, head: HeadId::NONE, node: 0 };
-        Self { record, heads: 0, heard: 0, gone: true }
+        Self { record, members: in_sync, change: 0, heads: 0, heard: 0, gone: true }
     }
 }
 
 impl World {
-    fn order(&mut self, node: usize, order: Order) {
+    pub(super) fn order(&mut self, node: usize, order: Order) {
         let manager = self.nodes.len();
         if !self.cut[manager][node] {
             let delay = self.delay(manager, node);
@@ -88,6 +97,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.order(node, Order::Deactivate { but: self.manager.record.head });
         }
+        self.manage_roster();
         self.after(TURN_NS, What::Manager);
     }
 
@@ -122,14 +132,16 @@ impl World {
         self.manager.heard = self.now;
         let (epoch, in_sync) = match event {
             Event::ProposeOut { replicas, epoch, .. } => (*epoch, record.in_sync - *replicas),
-            Event::ProposeIn { replicas, epoch } => (*epoch, record.in_sync | *replicas),
+            Event::ProposeIn { replicas, epoch } => {
+                (*epoch, record.in_sync | *replicas & self.manager.members)
+            }
             Event::Deposed { .. } | Event::Released => {
                 self.manager.gone = true;
                 return;
             }
             _ => return,
         };
-        if epoch != record.epoch || in_sync.is_empty() {
+        if epoch != record.epoch || in_sync.is_empty() || in_sync == record.in_sync {
             // Its proposal was for an older record: tell it the one there is.
             let Record { epoch, in_sync, .. } = record;
             return self.order(node, Order::SetMembers { head, epoch, in_sync });
@@ -157,6 +169,7 @@ impl World {
                     let _ = own.volume.set_members(epoch, in_sync, now);
                 }
             }
+            Order::Roster { members, change } => self.know(node, members, change),
             Order::Deactivate { but } => {
                 let Some(own) = &mut self.nodes[node].head else { return };
                 if own.volume.config().head != but && own.volume.config().head.0 < but.0 {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use dataplane::volume::format::Content;
-use dataplane::volume::{Bitmap, Epoch, HeadId, Replica, ReplicaState, Request, RequestId, Volume};
+use dataplane::volume::{
+    Bitmap, Epoch, HeadId, Lineage, Members, Replica, ReplicaState, Request, RequestId, Volume,
+};
 use fastrand::Rng;
 
 use super::clock::DriftingClock;
@@ -26,6 +28,7 @@ pub(super) struct Node {
     /// Durable beside the data.
     pub(super) state: ReplicaState,
     pub(super) content: Content,
+    pub(super) lineage: Lineage,
     pub(super) pages: Bitmap,
     /// `None` while the node is down.
     pub(super) replica: Option<Replica>,
@@ -35,6 +38,9 @@ pub(super) struct Node {
     pub(super) writing: BTreeMap<u64, (usize, Vec<Stamp>)>,
     /// Requests take so many times longer.
     pub(super) slowness: u64,
+    /// Replicas of the volume that it was told of, and by which order: kept over restarts.
+    pub(super) known: Members,
+    pub(super) known_since: u64,
     pub(super) head: Option<Head>,
 }
 
@@ -47,7 +53,7 @@ impl Node {
     pub(super) fn empty(&mut self) {
         self.disk = Disk::new(self.disk.content().len());
         self.state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
-        self.content = Content::Fresh;
+        (self.content, self.lineage) = (Content::Fresh, Lineage::NONE);
         self.pages.clear_all();
     }
 

@@ -6,8 +6,8 @@ use std::fmt;
 
 use dataplane::volume::format::Content;
 use dataplane::volume::{
-    Bitmap, Config, Epoch, Event, FenceStep, HeadId, Lane, Members, Outcome, Pace, Replica, ReplicaIndex,
-    ReplicaState, Request, RequestOp, Volume,
+    Bitmap, Config, Epoch, Event, FenceStep, HeadId, Joined, Lane, Lineage, Members, Outcome, Pace, Replica,
+    ReplicaIndex, ReplicaState, Request, RequestOp, Volume,
 };
 use fastrand::Rng;
 use nvme::Status;
@@ -73,6 +73,10 @@ pub struct Tally {
     pub snapshots: u64,
     /// Replicas that came back with an empty disk.
     pub emptied: u64,
+    /// Replicas that were added.
+    pub added: u64,
+    /// Replicas that were removed.
+    pub removed: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -88,6 +92,8 @@ impl std::ops::AddAssign for Tally {
         self.to_copy += other.to_copy;
         self.snapshots += other.snapshots;
         self.emptied += other.emptied;
+        self.added += other.added;
+        self.removed += other.removed;
     }
 }
 
@@ -136,6 +142,13 @@ pub(super) enum What {
     Snapshot,
     /// One step of that.
     Copying,
+    /// Somebody wants other replicas.
+    Roster,
+    /// A head refused to let go of a replica: it counts, or is proposed.
+    Refused {
+        head: HeadId,
+        proposed: bool,
+    },
     Fault,
     /// A node crashes if it still has this head.
     Strike {
@@ -202,7 +215,7 @@ pub(super) struct World {
     pub(super) snapshot: Option<Snapshot>,
     /// Snapshots begin this often.
     pub(super) snapshots_ns: u64,
-    min_in_sync: u8,
+    pub(super) min_in_sync: u8,
     copy_rate: Option<u64>,
     /// Faults follow each other within this time.
     pub(super) peace_ns: u64,
@@ -229,7 +242,9 @@ pub fn run(seed: u64, trace: bool) -> Result<Tally, Broken> {
 impl World {
     fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let count = *rng.choice(&[2, 3, 3, 3, 4]).expect("some");
+        let count = *rng.choice(&[2, 3, 3, 3, 4, 4]).expect("some");
+        let spares = if count > 2 { *rng.choice(&[0, 0, 1]).expect("some") } else { 0 };
+        let replicas = u8::try_from(count - spares).expect("small");
         let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
         let nodes: Vec<Node> = (0..count)
             .map(|_| {
@@ -239,6 +254,9 @@ impl World {
                     disk: Disk::new(BLOCKS),
                     state,
                     content: Content::Fresh,
+                    lineage: Lineage::NONE,
+                    known: Members::first(replicas),
+                    known_since: 0,
                     pages: Bitmap::new((BLOCKS as u64).div_ceil(u64::from(REGION_BLOCKS))),
                     replica: Some(Replica::new(state, LEASE_NS, clock.at(0))),
                     boot: 0,
@@ -248,7 +266,6 @@ impl World {
                 }
             })
             .collect();
-        let replicas = u8::try_from(count).expect("small");
         let min_in_sync = rng.u8(1..=replicas);
         let mut world = Self {
             now: 0,
@@ -283,6 +300,7 @@ impl World {
         world.after(0, What::Manager);
         world.after(500 * MS, What::Fault);
         world.after(700 * MS, What::Snapshot);
+        world.after(2_000 * MS, What::Roster);
         world
     }
 
@@ -357,6 +375,8 @@ impl World {
             What::Report { node, head, event } => self.report(node, head, &event),
             What::Snapshot => self.snapshot_turn(),
             What::Copying => self.snapshot_step(),
+            What::Roster => self.roster_turn(),
+            What::Refused { head, proposed } => self.removal_refused(head, proposed),
             What::Fault => self.fault(),
             What::Strike { node, head } => self.strike(node, head),
             What::Heal { node, emptied } => self.start_node(node, emptied),
@@ -368,17 +388,19 @@ impl World {
 
     /// Makes a head on a node.
     pub(super) fn activate(&mut self, node: usize, head: HeadId, epoch: Epoch, in_sync: Members) {
-        if !self.nodes[node].is_up() {
+        let known = self.nodes[node].known;
+        if !self.nodes[node].is_up() || !known.covers(in_sync) {
             return;
         }
         self.retire_head(node);
+        let own = ReplicaIndex(u8::try_from(node).expect("small"));
         let config = Config {
-            replicas: u8::try_from(self.nodes.len()).expect("small"),
+            members: known,
             blocks: BLOCKS as u64,
             region_blocks: REGION_BLOCKS,
             min_in_sync: self.min_in_sync,
             head,
-            local: Some(ReplicaIndex(u8::try_from(node).expect("small"))),
+            local: Some(own).filter(|own| known.has(*own)),
             lease_ns: LEASE_NS,
             drift_ppm: DRIFT_PPM,
             slow_ns: SLOW_NS,
@@ -645,7 +667,8 @@ impl World {
                     (node.state, node.content) = (state, content.told(*sound, false));
                     replica.accepted(state, request.session, *sound, now);
                     let sound = replica.is_sound();
-                    outcome = Outcome::Joined { sound, content, intent: Box::new(node.pages.clone()) };
+                    let (lineage, intent) = (node.lineage, Box::new(node.pages.clone()));
+                    outcome = Outcome::Joined(Joined { sound, content, lineage, intent });
                     self.tell(|| told);
                 }
                 step => outcome = outcome_of(step),
@@ -663,6 +686,7 @@ impl World {
                 node.disk.write(usize::try_from(*at).expect("small"), &data, false);
             }
             RequestOp::Flush => node.disk.flush(mark),
+            RequestOp::Adopt { lineage } => node.lineage = *lineage,
             RequestOp::Intent { page, words } => {
                 assert!(*page == 0);
                 let mut pages = Bitmap::new(node.pages.len());

@@ -16,6 +16,7 @@ use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::notify::Topic;
 use crate::rpc::table::{Method, method};
 use crate::target::{AnaState, Target};
+use crate::volume::RosterRefused;
 
 // What a head needs while it is being activated or changed must not wait for other changes: those methods count as `read`.
 #[rustfmt::skip]
@@ -33,6 +34,8 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "volume_resume_resync" (OneReplica) -> "`true`", volume_resume_resync, "Takes a replica back that `volume_cancel_resync` left alone: what it lacks is copied."),
     method!(read "volume_freeze" (Freeze) -> "the number of the pause in `freeze`, and the `replicas` that are equal", volume_freeze, "Lets writes wait, and returns once every replica in sync holds the same: each can then be copied, where it is, as of one moment."),
     method!(read "volume_thaw" (Thaw) -> "the `replicas` that stayed equal all the time", volume_thaw, "Lets writes go on. Copies of other replicas, and all copies if this fails, are not of one moment: delete them."),
+    method!(change "volume_add_replica" (OneReplica) -> "`true`", volume_add_replica, "Makes one more replica known to a volume. If it is active here, the replica is given everything while hosts go on, then proposed by `propose_in`."),
+    method!(change "volume_remove_replica" (OneReplica) -> "`true`", volume_remove_replica, "Forgets a replica that is not in sync for good, and lets go of its device. What it holds is never believed again."),
     method!(read "replica_fence" (ReplicaFence) -> "`true`", replica_fence, "Lets a replica of this process refuse every head below an epoch, also after a restart. Returns once nothing of them is under way."),
     method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
     method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
@@ -168,7 +171,10 @@ const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
 fn refused(error: &ReplicationError) -> RpcError {
     let errno = match error {
         ReplicationError::Device(error) => return super::bdev::refused(error),
-        ReplicationError::Exists(_) => Errno::EXIST,
+        ReplicationError::Exists(_) | ReplicationError::Member(_) => Errno::EXIST,
+        ReplicationError::Roster { source: RosterRefused::InSync | RosterRefused::Proposed, .. } => {
+            Errno::BUSY
+        }
         ReplicationError::NotFound(_) => Errno::NODEV,
         ReplicationError::Freeze(_)
         | ReplicationError::Active(_)
@@ -309,6 +315,14 @@ fn volume_cancel_resync(control: &Control, params: OneReplica) -> RpcResult {
 
 fn volume_resume_resync(control: &Control, params: OneReplica) -> RpcResult {
     outcome(control.volumes.keep_out(&params.name, &params.replica, false))
+}
+
+fn volume_add_replica(control: &Control, params: OneReplica) -> RpcResult {
+    outcome(control.volumes.add_replica(&control.devices, &params.name, &params.replica))
+}
+
+fn volume_remove_replica(control: &Control, params: OneReplica) -> RpcResult {
+    outcome(control.volumes.remove_replica(&params.name, &params.replica))
 }
 
 fn volume_freeze(control: &Control, params: Freeze) -> RpcResult {
