@@ -169,14 +169,17 @@ class RpcError(Failed):
 
 
 class Target:
-    """A pollux-dataplane on its own, with what is asked of it over JSON-RPC; use it in `with`."""
+    """A pollux-dataplane on its own, with what is asked of it over JSON-RPC; use it in `with`.
 
-    def __init__(self, folder, cores="0"):
+    `words` are further arguments, `under` a command that it is started by.
+    """
+
+    def __init__(self, folder, cores="0", words=(), under=()):
         self.socket = str(folder / "rpc")
         self.log = folder / "target.log"
         self.port = 0
         with open(self.log, "ab") as log:
-            command = [program("pollux-dataplane"), "--rpc-socket", self.socket, "--cores", cores]
+            command = [*under, program("pollux-dataplane"), "--rpc-socket", self.socket, "--cores", cores, *words]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         atexit.register(self.process.kill)
         wait_until(START_SECONDS, "the target answered", self.has_started)

@@ -189,10 +189,10 @@ def hugepages():
 class Spdk(common.Target):
     """nvmf_tgt, which answers the same calls."""
 
-    def __init__(self, folder, huge):
+    def __init__(self, folder, huge, under=()):
         self.socket, self.log, self.port = str(folder / "rpc"), folder / "log", 0
         home = os.environ.get("SPDK_DIR") or common.output_of(common.ROOT / "scripts" / "spdk-peer").strip()
-        self.process = background(folder, [f"{home}/build/bin/nvmf_tgt", "-r", self.socket, "-m", f"[{TARGET_CORE}]",
+        self.process = background(folder, [*under, f"{home}/build/bin/nvmf_tgt", "-r", self.socket, "-m", f"[{TARGET_CORE}]",
                                            "-s", SPDK_HUGEPAGES * 2, "-u", "--huge-dir", huge])
         common.wait_until(common.START_SECONDS, "nvmf_tgt answered", self.has_started)
 
