@@ -19,6 +19,7 @@ use dataplane::device::memory::MemoryDevice;
 use dataplane::device::null::NullDevice;
 use dataplane::device::{BlockSize, Device, DeviceRegistry};
 use dataplane::lvol::{CreateStore, StoreSet};
+use dataplane::replication::{CreateVolume, VolumeTable};
 use dataplane::store::Settings;
 use reactors::ReactorHandle;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -27,6 +28,8 @@ use uuid::Uuid;
 /// A store writes to free blocks: it has this many times its volume's, and some for itself.
 const STORE_FACTOR: u64 = 4;
 const STORE_BLOCKS_MIN: u64 = 1 << 14;
+/// A replica's metadata lies beside its data.
+const REPLICA_BLOCKS: u64 = 1 << 12;
 /// Blocks from one I/O to the next when they are not to follow each other; odd, so that every block has its turn.
 const STRIDE: u64 = 40_503;
 
@@ -44,6 +47,8 @@ enum Media {
     Volume,
     /// The same without checksums.
     UncheckedVolume,
+    /// A replicated volume with all its three copies here, on memory devices.
+    Replicated,
 }
 
 /// Runs 4 KiB I/O with target and host in lockstep in one thread, or in one on each of several cores
@@ -103,6 +108,27 @@ fn volume(blocks: u64, checksums: bool, handle: ReactorHandle) -> (Arc<dyn Devic
     (device, stores)
 }
 
+/// A volume of three copies, all in sync, and what keeps it.
+fn replicated(blocks: u64) -> (Arc<dyn Device>, VolumeTable) {
+    let (devices, table) = (DeviceRegistry::default(), VolumeTable::default());
+    let names: Vec<String> = (0..3).map(|copy| format!("r{copy}")).collect();
+    let bytes = blocks * u64::from(BlockSize::B4096.bytes());
+    for (copy, name) in names.iter().enumerate() {
+        let base = format!("m{copy}");
+        let memory = MemoryDevice::new(&base, BlockSize::B4096, blocks + REPLICA_BLOCKS, Uuid::new_v4());
+        let memory = Arc::new(memory.unwrap_or_else(|error| panic!("{error}")));
+        devices.add(memory).unwrap_or_else(|error| panic!("{error}"));
+        let made = table.create_replica(&devices, name, &base, UUID, Some(bytes), true);
+        made.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let create = CreateVolume { name: "v".to_owned(), uuid: UUID, replicas: names.clone(), min_in_sync: 1 };
+    table.create_volume(&devices, create).unwrap_or_else(|error| panic!("{error}"));
+    let active = table.activate("v", 1, &names, Arc::new(|_, _| ()));
+    active.unwrap_or_else(|error| panic!("{error}"));
+    let device = devices.get("v").unwrap_or_else(|error| panic!("{error}"));
+    (device, table)
+}
+
 /// How many cores have come so far, at the start and at the end.
 #[derive(Default)]
 struct Meeting {
@@ -146,13 +172,18 @@ fn run(args: &Args, mut target: Loopback, meeting: &Meeting) -> Share {
 }
 
 fn run_here(args: &Args) -> Share {
-    let mut stores = None;
+    let (mut stores, mut volumes) = (None, None);
     let target = Loopback::with(|handle| match args.device {
         Media::Memory => memory(args.blocks),
         Media::Null => null(args.blocks),
         Media::Volume | Media::UncheckedVolume => {
             let (device, open) = volume(args.blocks, args.device == Media::Volume, handle);
             stores = Some(open);
+            device
+        }
+        Media::Replicated => {
+            let (device, table) = replicated(args.blocks);
+            volumes = Some(table);
             device
         }
     });
@@ -170,7 +201,7 @@ fn run_on(cores: usize, args: &Args) -> Vec<Share> {
     let device = match args.device {
         Media::Memory => memory(args.blocks),
         Media::Null => null(args.blocks),
-        Media::Volume | Media::UncheckedVolume => {
+        Media::Volume | Media::UncheckedVolume | Media::Replicated => {
             let refused =
                 "a volume belongs to the reactor that opened its store: --cores takes memory or null";
             Args::command().error(ErrorKind::ArgumentConflict, refused).exit()

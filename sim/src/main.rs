@@ -74,6 +74,7 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
     }
     let sim::volume::Tally {
         acknowledged,
+        at_once,
         failed,
         crashes,
         cuts,
@@ -88,7 +89,7 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
         removed,
     } = total;
     println!(
-        "{} seeds: {acknowledged} commands acknowledged, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
+        "{} seeds: {acknowledged} commands acknowledged, {at_once} of them reads at once, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
          {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; {emptied} disks \
          replaced; {added} replicas added, {removed} removed; no promise broken",
         args.seeds

@@ -13,6 +13,7 @@ use crate::volume::{Epoch, Event, Failure, Lane, REPLICAS_MAX, ReplicaIndex, Req
 pub(super) struct Door {
     wake: OwnedFd,
     woken: AtomicBool,
+    /// Filled before it is woken.
     ended: Mutex<Vec<Ended>>,
 }
 
@@ -32,12 +33,14 @@ impl Door {
         }
     }
 
-    /// No longer readable until the next [`Door::wake`].
-    pub(super) fn rest(&self) {
-        if self.woken.swap(false, Ordering::AcqRel) {
+    /// No longer readable until the next [`Door::wake`]. Whether anybody woke us since the last time.
+    pub(super) fn rest(&self) -> bool {
+        let woken = self.is_woken() && self.woken.swap(false, Ordering::AcqRel);
+        if woken {
             // It fails only when nobody woke us.
             let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
         }
+        woken
     }
 
     /// Whether somebody wants something that was not looked at.
@@ -55,6 +58,9 @@ impl AsFd for Door {
         self.wake.as_fd()
     }
 }
+
+/// The lane of the thread that drives the head: the first that asked.
+const KEEPER: Lane = Lane(0);
 
 /// Hears what happens to a head, beside the ends of commands. Called by the thread that drives it.
 pub(super) type OnEvent = Box<dyn Fn(Epoch, &Event) + Send + Sync>;
@@ -133,26 +139,33 @@ impl Head {
         while let Some(request) = machine.next_request(lane) {
             gathered.requests.push(request);
         }
-        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         for other in machine.lanes_with_requests() {
-            if let Some(door) = doors.get(usize::from(other.0)) {
-                door.wake();
-            }
+            self.wake(other, None);
         }
         let epoch = machine.epoch();
         while let Some(event) = machine.next_event() {
             match event {
                 Event::Done { tag, lane: to, result } if to == lane => gathered.ended.push((tag, result)),
-                Event::Done { tag, lane: to, result } => {
-                    let Some(door) = doors.get(usize::from(to.0)) else { continue };
-                    door.ended.lock().unwrap_or_else(PoisonError::into_inner).push((tag, result));
-                    door.wake();
-                }
+                Event::Done { tag, lane: to, result } => self.wake(to, Some((tag, result))),
                 event => {
                     self.events.lock().unwrap_or_else(PoisonError::into_inner).push((epoch, event));
-                    doors.iter().take(1).for_each(|keeper| keeper.wake());
+                    self.wake(KEEPER, None);
                 }
             }
         }
+    }
+
+    /// The machine was changed from outside: what follows is passed on without waiting for the next tick.
+    pub(super) fn nudge(&self) {
+        self.wake(KEEPER, None);
+    }
+
+    /// Wakes another thread, perhaps for the end of one of its commands.
+    #[cold]
+    fn wake(&self, lane: Lane, ended: Option<Ended>) {
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(door) = doors.get(usize::from(lane.0)) else { return };
+        door.ended.lock().unwrap_or_else(PoisonError::into_inner).extend(ended);
+        door.wake();
     }
 }

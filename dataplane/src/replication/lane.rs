@@ -12,7 +12,7 @@ use reactors::{Clock, DmaPool, IoBuf};
 use rustix::event::epoll;
 use uuid::Uuid;
 
-use links::{Link, open_link};
+use links::{Link, has_memory, open_link};
 
 use super::driver::{Door, Ended, Gathered, Head};
 use super::replica_queue::PERSISTING;
@@ -116,6 +116,8 @@ pub(super) struct Lane {
     links: [Option<Link>; REPLICAS_MAX as usize],
     /// Queues of replicas that were removed, until they are idle.
     retired: Vec<Link>,
+    /// A replica of this process is memory.
+    lends: bool,
     pool: DmaPool,
     clock: Clock,
     events: OwnedFd,
@@ -166,6 +168,7 @@ impl Lane {
             slots: Arc::clone(slots),
             version,
             depth,
+            lends: has_memory(&links),
             links,
             retired: Vec::new(),
             pool: context.pool.clone(),
@@ -201,6 +204,7 @@ impl Lane {
     /// Turns to another head, or to none. Commands of the one before have ended, or end here.
     pub(super) fn attach(&mut self, head: Option<Arc<Head>>, generation: u64) {
         self.take_ended();
+        self.take_routed();
         for slot in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
             self.end(slot, Err(Failure::NotHead));
         }
@@ -218,16 +222,13 @@ impl Lane {
 
     /// Takes a command. What it was refused with at once is [`Self::finished`] too.
     pub(super) fn submit(&mut self, io: Io) -> Submission {
-        let Some(current) = &self.current else { return refuse(io, Failure::NotHead) };
-        let head = Arc::clone(&current.head);
-        let lane = current.number;
+        let (operation, now) = (self.operation(&io.op), self.now());
+        let Some(Current { head, number }) = &self.current else { return refuse(io, Failure::NotHead) };
         let Some(slot) = self.free_clients.pop() else { return Submission::Busy(io) };
-        let operation = self.operation(&io.op);
         self.rounds = self.rounds.wrapping_add(1);
         let tag = u64::from(self.rounds) << 32 | u64::from(slot);
-        let now = self.now();
         let mut machine = head.lock();
-        match machine.submit(tag, lane, operation, now) {
+        match machine.submit(tag, *number, operation, now) {
             Ok(()) => {}
             Err(refused) => {
                 drop(machine);
@@ -238,7 +239,7 @@ impl Lane {
                 };
             }
         }
-        head.gather(&mut machine, lane, &mut self.gathered);
+        head.gather(&mut machine, *number, &mut self.gathered);
         drop(machine);
         let (client_tag, kind, bytes) = (io.tag, io.op.kind(), self.bytes(&io.op));
         let (round, buffer) = (self.rounds, io.op.into_buffer());
@@ -246,6 +247,25 @@ impl Lane {
             Some(Client { tag: client_tag, round, kind, bytes, buffer, attempt: 0 });
         self.progress();
         Submission::Queued
+    }
+
+    /// What is read, without a copy, where the replica on this node has it in memory and may be read at once.
+    #[inline]
+    pub(super) fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        // The places of replicas must lead where the machine means.
+        let is_current = self.lends && self.version == self.slots.version();
+        let head = &self.current.as_ref().filter(|_| is_current)?.head;
+        let now = self.now();
+        // Nothing happens to the volume meanwhile.
+        let machine = head.lock();
+        let (replica, session) = machine.reads_at_once(lba.get(), bytes >> self.block_shift, now)?;
+        let window = head.window(replica, session)?;
+        let link = self.links[replica.index()].as_mut()?;
+        link.queue.lend(window::lba(window, lba.get()), bytes)
+    }
+
+    pub(super) fn is_memory(&self) -> bool {
+        self.lends
     }
 
     fn bytes(&self, op: &Op) -> u64 {
@@ -279,12 +299,27 @@ impl Lane {
     }
 
     fn take_ended(&mut self) {
-        let routed: Vec<Ended> = self.door.take_ended();
-        for (tag, result) in routed.into_iter().chain(std::mem::take(&mut self.gathered.ended)) {
-            if self.has_client(tag) {
-                self.end(slot_of(tag), result);
-            }
+        let mut ended = std::mem::take(&mut self.gathered.ended);
+        for (tag, result) in ended.drain(..) {
+            self.on_ended(tag, result);
         }
+        self.gathered.ended = ended;
+    }
+
+    fn on_ended(&mut self, tag: u64, result: Result<(), Failure>) {
+        if self.has_client(tag) {
+            self.end(slot_of(tag), result);
+        }
+    }
+
+    /// Ends of our commands that other threads saw first.
+    fn take_routed(&mut self) -> bool {
+        let routed: Vec<Ended> = self.door.take_ended();
+        let any = !routed.is_empty();
+        for (tag, result) in routed {
+            self.on_ended(tag, result);
+        }
+        any
     }
 
     /// The next command that ended: its kind, its bytes, and how.
@@ -296,49 +331,51 @@ impl Lane {
 
     /// Takes what replicas have finished, and goes on. Whether there was anything.
     pub(super) fn poll(&mut self, tick: bool) -> bool {
-        self.door.rest();
-        let busy = self.poll_links();
-        let now = self.now();
-        if let Some(current) = &self.current {
-            let (head, lane) = (Arc::clone(&current.head), current.number);
-            let mut machine = head.lock();
-            for (id, outcome) in self.outcomes.drain(..) {
-                machine.finish(id, outcome, now);
-            }
-            // Afterwards: what has been answered is not late, however late we look.
-            if tick {
-                machine.on_tick(now);
-            }
-            head.gather(&mut machine, lane, &mut self.gathered);
+        // What the machine has for us is there, or somebody woke us for it.
+        let woken = self.door.rest();
+        let mut busy = woken && self.take_routed();
+        busy |= self.poll_links();
+        if woken || tick || !self.outcomes.is_empty() {
+            self.report(tick);
         }
         for request in std::mem::take(&mut self.starved) {
             self.execute(request);
         }
-        let more = self.progress();
+        busy |= self.progress();
         self.kick();
-        more || busy
+        busy
+    }
+
+    /// Tells the machine what replicas have done, and perhaps the time, and takes what follows.
+    fn report(&mut self, tick: bool) {
+        let now = self.now();
+        let Some(Current { head, number }) = &self.current else { return };
+        let mut machine = head.lock();
+        for (id, outcome) in self.outcomes.drain(..) {
+            machine.finish(id, outcome, now);
+        }
+        // Afterwards: what has been answered is not late, however late we look.
+        if tick {
+            machine.on_tick(now);
+        }
+        head.gather(&mut machine, *number, &mut self.gathered);
     }
 
     /// Carries out what the machine wants, until it wants nothing more at once.
     fn progress(&mut self) -> bool {
         let mut busy = false;
         loop {
-            let requests = std::mem::take(&mut self.gathered.requests);
+            let mut requests = std::mem::take(&mut self.gathered.requests);
             busy |= !requests.is_empty();
-            for request in requests {
+            for request in requests.drain(..) {
                 self.execute(request);
             }
-            if self.outcomes.is_empty() {
+            // Nothing was added meanwhile: that takes a report.
+            self.gathered.requests = requests;
+            if self.outcomes.is_empty() || self.current.is_none() {
                 break;
             }
-            let now = self.now();
-            let Some(current) = &self.current else { break };
-            let (head, lane) = (Arc::clone(&current.head), current.number);
-            let mut machine = head.lock();
-            for (id, outcome) in self.outcomes.drain(..) {
-                machine.finish(id, outcome, now);
-            }
-            head.gather(&mut machine, lane, &mut self.gathered);
+            self.report(false);
         }
         busy |= !self.gathered.ended.is_empty();
         self.take_ended();
@@ -359,7 +396,6 @@ impl Lane {
         for number in 0..self.links.len() {
             let Some(link) = &mut self.links[number] else { continue };
             let mut batch = std::mem::take(&mut self.batch);
-            link.queue.kick();
             link.queue.poll(&mut batch);
             busy |= !batch.is_empty();
             for finished in batch.drain() {

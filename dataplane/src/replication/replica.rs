@@ -111,6 +111,13 @@ impl State {
         self.answers.push_back(Answer { session, verdict });
     }
 
+    /// A command came in a window; whether it is to be carried out, as [`Replica::admit`] says.
+    #[inline]
+    pub(super) fn admit(&mut self, window: u16, now: Now) -> bool {
+        let session = self.machine.session().filter(|_| self.window == window);
+        session.is_some_and(|session| self.machine.admit(session, now))
+    }
+
     pub(super) fn next_window(&self) -> u16 {
         self.window % (WINDOWS - 1) + 1
     }

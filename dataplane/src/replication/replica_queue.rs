@@ -91,18 +91,11 @@ impl ReplicaQueue {
     }
 
     fn in_window(&mut self, window: u16, blocks: &std::ops::Range<u64>, io: Io) -> Submission {
-        let place = &self.shared.place;
-        let superblock = place.superblock();
-        if blocks.end > place.end || blocks.start < superblock.end && superblock.start < blocks.end {
+        if !self.is_inside(blocks) {
             return refuse(io, Status::LBA_OUT_OF_RANGE.dnr());
         }
-        let admitted = {
-            let now = self.shared.now();
-            let mut state = self.shared.lock();
-            let session = state.machine.session().filter(|_| state.window == window);
-            session.is_some_and(|session| state.machine.admit(session, now))
-        };
-        if !admitted {
+        let now = self.shared.now();
+        if !self.shared.lock().admit(window, now) {
             return refuse(io, DETACHED);
         }
         let (tag, original) = (io.tag, lba_of(&io.op));
@@ -114,6 +107,13 @@ impl ReplicaQueue {
                 Submission::Busy(Io { tag, op: moved(op, original) })
             }
         }
+    }
+
+    /// Whether a head may touch these blocks of the base device.
+    #[inline]
+    fn is_inside(&self, blocks: &std::ops::Range<u64>) -> bool {
+        let (place, superblock) = (&self.shared.place, self.shared.place.superblock());
+        blocks.end <= place.end && (blocks.start >= superblock.end || blocks.end <= superblock.start)
     }
 
     /// The base device has finished a command of a window at once.
@@ -393,6 +393,27 @@ impl Queue for ReplicaQueue {
             Some((window, blocks)) => self.in_window(window, &blocks, io),
             None => refuse(io, Status::LBA_OUT_OF_RANGE.dnr()),
         }
+    }
+
+    fn is_memory(&self) -> bool {
+        self.inner.is_memory()
+    }
+
+    #[inline]
+    fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        let blocks = u64::from(bytes >> self.block_size.shift());
+        let (window, blocks) = split(&(lba.get()..lba.get().checked_add(blocks)?))?;
+        if window == 0 || !self.is_inside(&blocks) {
+            return None;
+        }
+        let now = self.shared.now();
+        let mut state = self.shared.lock();
+        if !state.admit(window, now) {
+            return None;
+        }
+        let lent = self.inner.lend(Lba(blocks.start), bytes);
+        state.machine.done();
+        lent
     }
 
     fn kick(&mut self) {

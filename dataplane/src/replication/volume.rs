@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fabrics::Now;
-use reactors::Clock;
+use reactors::{Clock, IoBuf};
 use uuid::Uuid;
 
 use super::driver::{Head, OnEvent};
@@ -18,8 +18,8 @@ use super::options::ResyncOptions;
 use super::replica::{LEASE, Place};
 use super::slots::Slots;
 use crate::device::{
-    Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Meter,
-    Operations, Queue, QueueContext, Submission,
+    Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Lba, Meter,
+    OpKind, Operations, Queue, QueueContext, Submission,
 };
 use crate::volume::{
     Config, Epoch, FreezeId, FreezeRefused, Frozen, HeadId, Members, MembersRefused, Phase, REPLICAS_MAX,
@@ -204,15 +204,17 @@ impl VolumeDevice {
     pub(super) fn deactivate(&self) {
         if let Some(active) = &*self.active() {
             active.head.lock().deactivate(self.now());
+            active.head.nudge();
         }
     }
 
     /// Follows a record.
     pub(super) fn set_members(&self, epoch: Epoch, in_sync: Members) -> Result<(), MembersRefused> {
-        match &*self.active() {
-            Some(active) => active.head.lock().set_members(epoch, in_sync, self.now()),
-            None => Err(MembersRefused::NotActive),
-        }
+        let active = self.active();
+        let head = &active.as_ref().ok_or(MembersRefused::NotActive)?.head;
+        let followed = head.lock().set_members(epoch, in_sync, self.now());
+        head.nudge();
+        followed
     }
 
     /// Lets writes wait.
@@ -231,7 +233,11 @@ impl VolumeDevice {
 
     /// Asks for the end of it.
     pub(super) fn thaw(&self, freeze: FreezeId) -> Frozen {
-        self.active().as_ref().map_or(Frozen::Over, |active| active.head.lock().thaw(freeze, self.now()))
+        let active = self.active();
+        let Some(Active { head, .. }) = &*active else { return Frozen::Over };
+        let state = head.lock().thaw(freeze, self.now());
+        head.nudge();
+        state
     }
 
     /// How regions are copied.
@@ -372,6 +378,18 @@ impl Queue for VolumeQueue {
     fn submit(&mut self, io: Io) -> Submission {
         self.follow();
         self.lane.submit(io)
+    }
+
+    fn is_memory(&self) -> bool {
+        self.lane.is_memory()
+    }
+
+    #[inline]
+    fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
+        self.follow();
+        let lent = self.lane.lend(lba, bytes)?;
+        self.meter.done(OpKind::Read, u64::from(bytes));
+        Some(lent)
     }
 
     fn kick(&mut self) {

@@ -8,7 +8,9 @@ use nvme::Status;
 use super::guard::Owner;
 use super::machine::{Phase, Refused, Volume};
 use super::pending::Purpose;
-use super::{Event, Failure, Lane, LossReason, Members, Operation, Outcome, ReplicaIndex, RequestOp};
+use super::{
+    Event, Failure, Lane, LossReason, Members, Operation, Outcome, ReplicaIndex, RequestOp, Session,
+};
 
 /// Regions that one step of a long zeroing covers: it holds its blocks alone for as long as that takes.
 const ZEROES_REGIONS: u64 = 32;
@@ -110,6 +112,22 @@ impl Volume {
         Ok(())
     }
 
+    /// The replica on this node and the attachment to it, when it can be read at once, without a command: nobody has the blocks
+    /// alone or waits for that, they are the same on every copy, and every lease holds. What is read there before anything else
+    /// is done here is what a command would read.
+    #[inline]
+    pub fn reads_at_once(&self, at: u64, blocks: u32, now: Now) -> Option<(ReplicaIndex, Session)> {
+        let blocks = at..at.checked_add(u64::from(blocks))?;
+        let counted = self.recorded - self.failed;
+        let local = self.config.local.filter(|local| counted.has(*local))?;
+        let serves = matches!(self.phase, Phase::Active | Phase::Changing { .. })
+            && blocks.end <= self.config.blocks
+            && !self.is_stale_anywhere(&blocks)
+            && self.guard.may_share(blocks)
+            && self.holds_leases(now);
+        serves.then(|| (local, self.session(local)))
+    }
+
     fn command(&self, slot: u32) -> &Command {
         let Some(command) = &self.commands[slot as usize] else { unreachable!("a command under way") };
         command
@@ -121,8 +139,10 @@ impl Volume {
     }
 
     pub(super) fn regions_of(&self, blocks: &Range<u64>) -> Range<u64> {
-        let region = u64::from(self.config.region_blocks);
-        blocks.start / region..blocks.end.div_ceil(region)
+        // A power of two.
+        let shift = self.config.region_blocks.trailing_zeros();
+        let last = u64::from(self.config.region_blocks - 1);
+        blocks.start >> shift..blocks.end.saturating_add(last) >> shift
     }
 
     /// Asks for the blocks of the next part.
@@ -151,15 +171,23 @@ impl Volume {
     /// Puts a read aside whose blocks may differ between replicas. What it returned could otherwise be taken back by the
     /// loss of the replica it came from.
     fn waits_for_sync(&mut self, slot: u32, blocks: &Range<u64>) -> bool {
-        let regions = self.regions_of(blocks);
-        let counted = self.recorded - self.failed;
-        if !counted.iter().any(|replica| self.peers[replica.index()].stale.meets(regions.clone())) {
+        if !self.is_stale_anywhere(blocks) {
             return false;
         }
         self.command_mut(slot).step = Step::Sync;
         self.sync_waiters.push(slot);
-        self.copying.hurry(regions);
+        self.copying.hurry(self.regions_of(blocks));
         true
+    }
+
+    /// Whether blocks may be old on a replica that counts.
+    #[inline]
+    fn is_stale_anywhere(&self, blocks: &Range<u64>) -> bool {
+        let counted = self.recorded - self.failed;
+        counted.iter().any(|replica| {
+            let stale = &self.peers[replica.index()].stale;
+            !stale.is_empty() && stale.meets(self.regions_of(blocks))
+        })
     }
 
     /// The command has its blocks.

@@ -40,13 +40,30 @@ impl Guard {
     /// Asks for blocks: `true` when they are held at once, else their turn comes out of [`Guard::release`].
     pub(super) fn acquire(&mut self, owner: Owner, blocks: Range<u64>, alone: bool) -> bool {
         let hold = Hold { start: blocks.start, end: blocks.end, alone, owner };
-        let free = !self.held.iter().chain(&self.waiting).any(|other| other.conflicts(&hold));
+        let free = self.is_free(&hold);
         if free {
             self.held.push(hold);
         } else {
             self.waiting.push_back(hold);
         }
         free
+    }
+
+    #[inline]
+    fn is_free(&self, wanted: &Hold) -> bool {
+        !self.held.iter().chain(&self.waiting).any(|other| other.conflicts(wanted))
+    }
+
+    /// Whether a read would get these blocks at once.
+    #[inline]
+    pub(super) fn may_share(&self, blocks: Range<u64>) -> bool {
+        // Whoever asks is nobody: nothing is kept.
+        self.is_free(&Hold {
+            start: blocks.start,
+            end: blocks.end,
+            alone: false,
+            owner: Owner::Command(u32::MAX),
+        })
     }
 
     /// Gives blocks back, or stops waiting for them; those whose turn it is now are added to `next`.
@@ -95,6 +112,19 @@ mod tests {
         assert!(guard.acquire(Owner::Command(4), 12..13, true));
         assert_eq!(released(&mut guard, 1), []);
         assert_eq!(released(&mut guard, 2), [Owner::Command(3)]);
+    }
+
+    #[test]
+    fn blocks_may_be_shared_unless_somebody_has_them_alone_or_waits_for_that() {
+        let mut guard = Guard::default();
+        assert!(guard.acquire(Owner::Command(1), 0..8, false));
+        assert!(guard.may_share(0..8));
+        assert!(!guard.acquire(Owner::Command(2), 4..6, true));
+        assert!(guard.may_share(0..4) && !guard.may_share(0..5));
+        assert_eq!(released(&mut guard, 1), [Owner::Command(2)]);
+        assert!(guard.may_share(6..9) && !guard.may_share(5..9));
+        assert_eq!(released(&mut guard, 2), []);
+        assert!(guard.is_idle());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Intent {
     pub(super) recent: Bitmap,
     /// By replica, then page.
     copies: Vec<Vec<Copy>>,
+    /// Replicas that are known to have no page to be written now.
+    settled: Members,
 }
 
 fn page_of(region: u64) -> usize {
@@ -45,6 +47,7 @@ impl Intent {
             dirty: Bitmap::new(regions),
             recent: Bitmap::new(regions),
             copies: vec![vec![Copy::default(); pages]; usize::from(replicas)],
+            settled: Members::NONE,
         }
     }
 
@@ -66,6 +69,7 @@ impl Intent {
     }
 
     fn change(&mut self, page: usize, needed: bool) {
+        self.settled = Members::NONE;
         for copies in &mut self.copies {
             let copy = &mut copies[page];
             copy.version += 1;
@@ -77,11 +81,13 @@ impl Intent {
 
     /// What one replica should hold has changed in a region, beside what is dirty.
     pub(super) fn touch(&mut self, replica: ReplicaIndex, region: u64) {
+        self.settled.remove(replica);
         self.copies[replica.index()][page_of(region)].version += 1;
     }
 
     /// Nothing is known of what a replica holds: every page is to be written before anything else.
     pub(super) fn forget(&mut self, replica: ReplicaIndex) {
+        self.settled.remove(replica);
         for copy in &mut self.copies[replica.index()] {
             copy.version += 1;
             copy.needed = copy.version;
@@ -104,16 +110,24 @@ impl Intent {
     }
 
     /// A page that is to be written to a replica now: its number and version.
+    #[inline]
     pub(super) fn start_write(&mut self, replica: ReplicaIndex) -> Option<(u32, u64)> {
+        if self.settled.has(replica) {
+            return None;
+        }
         let behind = |copy: &&mut Copy| copy.durable < copy.version && !copy.writing;
-        let (page, copy) =
-            self.copies[replica.index()].iter_mut().enumerate().find(|(_, copy)| behind(copy))?;
+        let copies = &mut self.copies[replica.index()];
+        let Some((page, copy)) = copies.iter_mut().enumerate().find(|(_, copy)| behind(copy)) else {
+            self.settled.insert(replica);
+            return None;
+        };
         copy.writing = true;
         Some((u32::try_from(page).unwrap_or(u32::MAX), copy.version))
     }
 
     /// A page is on the media of a replica.
     pub(super) fn finish_write(&mut self, replica: ReplicaIndex, page: u32, version: u64) {
+        self.settled.remove(replica);
         let copy = &mut self.copies[replica.index()][page as usize];
         assert!(copy.writing);
         assert!(version <= copy.version);

@@ -381,9 +381,8 @@ impl Volume {
         op: RequestOp,
         now: Now,
     ) {
-        let peer = &mut self.peers[replica.index()];
-        peer.outstanding += 1;
-        let session = Session { head: self.config.head, number: peer.session };
+        self.peers[replica.index()].outstanding += 1;
+        let session = self.session(replica);
         let id = self.requests.add(Pending { replica, purpose, sent: now, dead: false });
         let index = usize::from(lane.0);
         if self.outbox.len() <= index {
@@ -607,6 +606,12 @@ impl Volume {
         }
         self.fail_commands();
         self.event(Event::Deposed { superseded });
+    }
+
+    /// The attachment to a replica.
+    #[inline]
+    pub(super) fn session(&self, replica: ReplicaIndex) -> Session {
+        Session { head: self.config.head, number: self.peers[replica.index()].session }
     }
 
     pub(super) fn new_session(&mut self, replica: ReplicaIndex) {

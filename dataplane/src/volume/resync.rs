@@ -134,7 +134,7 @@ impl Volume {
     /// Starts copies while there is room, and the limit allows.
     pub(super) fn start_copies(&mut self, now: Now) {
         let serves = matches!(self.phase, Phase::Active | Phase::Changing { .. });
-        if !serves || (self.recorded - self.failed).is_empty() {
+        if !serves || (self.recorded - self.failed).is_empty() || self.copies_nothing() {
             return;
         }
         while let Some(place) = self.copying.copies.iter().position(Option::is_none) {
@@ -148,6 +148,12 @@ impl Volume {
                 self.on_copy_blocks(place, now);
             }
         }
+    }
+
+    /// Whether there is nothing to copy anywhere.
+    #[inline]
+    fn copies_nothing(&self) -> bool {
+        self.copying.hurried.is_empty() && self.peers.iter().all(|peer| peer.stale.is_empty())
     }
 
     /// The next region to copy: what reads wait for, else in order.

@@ -3,6 +3,7 @@
 use dataplane::volume::{Failure, Lane, Operation};
 
 use super::disk::Stamp;
+use super::node::Node;
 use super::world::{BLOCKS, What, World};
 
 const MS: u64 = 1_000_000;
@@ -130,12 +131,38 @@ impl World {
         let (tag, node, operation) = (sent.tag, sent.node, sent.operation);
         head.data.insert(tag, sent.stamps.clone());
         self.hosts.sent[host] = Some(sent);
+        if self.read_at_once(node, tag, operation) {
+            return self.host_told(node, tag, Ok(()));
+        }
+        let Some(head) = &mut self.nodes[node].head else { return };
         if head.volume.submit(tag, lane, operation, now).is_err() {
             head.data.remove(&tag);
             self.hosts.sent[host] = None;
             self.tally.failed += 1;
         }
         self.drive(node);
+    }
+
+    /// Half of the reads are done without a command where they may.
+    fn read_at_once(&mut self, node: usize, tag: u64, operation: Operation) -> bool {
+        let Operation::Read { at, blocks } = operation else { return false };
+        let Node { head: Some(head), replica: Some(replica), clock, disk, .. } = &mut self.nodes[node] else {
+            return false;
+        };
+        let now = clock.at(self.now);
+        let Some((_, session)) = head.volume.reads_at_once(at, blocks, now) else { return false };
+        if !tag.is_multiple_of(2) || !replica.admit(session, now) {
+            return false;
+        }
+        replica.done();
+        let Some(read) = disk.read(usize::try_from(at).expect("small"), blocks as usize) else {
+            return false;
+        };
+        head.data.insert(tag, read);
+        let epoch = head.volume.epoch();
+        self.acknowledge(epoch);
+        self.tally.at_once += 1;
+        true
     }
 
     /// A head answered a command.

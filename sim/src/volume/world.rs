@@ -53,6 +53,8 @@ impl fmt::Display for Broken {
 pub struct Tally {
     /// Commands that were acknowledged.
     pub acknowledged: u64,
+    /// Reads among them that were no commands to replicas.
+    pub at_once: u64,
     /// Commands that failed, or were never answered.
     pub failed: u64,
     /// Nodes that crashed, with or without power.
@@ -82,6 +84,7 @@ pub struct Tally {
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
+        self.at_once += other.at_once;
         self.failed += other.failed;
         self.crashes += other.crashes;
         self.cuts += other.cuts;
@@ -582,7 +585,7 @@ impl World {
         }
     }
 
-    fn acknowledge(&mut self, epoch: Epoch) {
+    pub(super) fn acknowledge(&mut self, epoch: Epoch) {
         if epoch < self.acknowledged_at {
             let later = self.acknowledged_at;
             self.break_promise(format!("a head at epoch {epoch} acknowledged after one at {later}"));

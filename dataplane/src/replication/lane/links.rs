@@ -51,6 +51,7 @@ impl Lane {
                 }
             }
         }
+        self.lends = has_memory(&self.links);
     }
 
     /// Nobody waits for a replica that was removed; what it still works on keeps its buffers.
@@ -85,6 +86,11 @@ impl Lane {
             }
         }
     }
+}
+
+/// Whether what one of them leads to is memory of this process.
+pub(super) fn has_memory(links: &[Option<Link>]) -> bool {
+    links.iter().flatten().any(|link| link.queue.is_memory())
 }
 
 pub(super) fn open_link(
