@@ -18,6 +18,8 @@ RELEASE = pathlib.Path(os.environ.get("POLLUX_BIN", ROOT / "target" / "release")
 NQN = "nqn.2025-01.org.pollux:bench"
 ADDRESS = "127.0.0.1"
 START_SECONDS = 30
+# What a program is started by that other programs are not to take time from. Round robin: threads of one may share a core.
+REALTIME = ["chrt", "-r", "10"]
 STOP_SECONDS = 15
 
 

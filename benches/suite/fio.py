@@ -26,13 +26,13 @@ CLIENTS = ("perf", "fio")
 LAB_LOG = common.BUILD / "lab" / "kept" / "fio-engine" / "console.log"
 
 
-def take_turns(rounds, seconds):
+def take_turns(rounds, seconds, under):
     """{(client, workload): [result, …]}"""
     results = {}
     with tempfile.TemporaryDirectory(prefix="pollux-fio.") as folder, \
-            common.Target(pathlib.Path(folder), peers.TARGET_CORE) as target:
+            common.Target(pathlib.Path(folder), peers.TARGET_CORE, under=under) as target:
         port = peers.serve_memory(target)
-        measures = {"perf": peers.perf_client(port), "fio": peers.engine_client(port)}
+        measures = {"perf": peers.perf_client(port, under), "fio": peers.engine_client(port, under)}
         for _ in range(rounds):
             for workload in WORKLOADS:
                 for client in CLIENTS:
@@ -76,12 +76,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="medians of as many (default 5)")
     parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of one run (default 3)")
     parser.add_argument("--no-guest", action="store_true", help="leave out the kernel's initiator, which needs root")
+    parser.add_argument("--realtime", action="store_true", help="target and clients with real-time priority, for a machine that others use too")
     parser.add_argument("--json", metavar="FILE", help="write every run there")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds = arguments.seconds = 1
     common.packages_ensure("fio")
-    results = take_turns(arguments.rounds, arguments.seconds)
+    results = take_turns(arguments.rounds, arguments.seconds, common.REALTIME * arguments.realtime)
     show(results)
     runs = [] if arguments.no_guest else guest()
     if runs:

@@ -92,25 +92,25 @@ def memory_file():
 
 # --- clients: a function of the shape of the work and of seconds that returns {"command", "iops", "p50_us", "p99_us"}
 
-def perf_client(port):
+def perf_client(port, under=()):
     def measure(shape, seconds):
         random, direction, size, depth = shape
         words = common.perf(port, "--workload", random + direction, "--size", size, "--depth", depth, "--time", seconds,
                             cores=CLIENT_CORE)
-        found = json.loads(common.output_of(*words))
+        found = json.loads(common.output_of(*under, *words))
         return {"command": " ".join(words[1:]), "iops": found["iops"], "p50_us": found["latency_us"]["p50"],
                 "p99_us": found["latency_us"]["p99"]}
     return measure
 
 
-def fio_client(*engine):
+def fio_client(*engine, under=()):
     def measure(shape, seconds):
         random, direction, size, depth = shape
         words = pinned(CLIENT_CORE, "fio", "--name=peer", *engine, f"--rw={random}{direction}", f"--bs={size}",
                        f"--iodepth={depth}", f"--size={MIB}M", "--time_based", f"--runtime={seconds}", "--thread=1",
                        "--norandommap=1", "--output-format=json", "--output=result")
         with tempfile.TemporaryDirectory() as folder:
-            common.output_of(*words, cwd=folder)
+            common.output_of(*under, *words, cwd=folder)
             result = (pathlib.Path(folder) / "result").read_text(encoding="utf-8")
         # Engines may say something before the object.
         found = json.loads(result[result.index("{"):])["jobs"][0][direction]
@@ -156,9 +156,9 @@ def our_engine():
     return path
 
 
-def engine_client(port):
+def engine_client(port, under=()):
     return fio_client(f"--ioengine=external:{our_engine()}", f"--traddr={common.ADDRESS}", f"--trsvcid={port}",
-                      f"--subnqn={common.NQN}", *FIO_WITHOUT_EXTRAS)
+                      f"--subnqn={common.NQN}", *FIO_WITHOUT_EXTRAS, under=under)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,7 @@ BLOCK = 4096
 REPLICA_MIB = MIB + 64
 VOLUME = "2b8f6a52-3c1d-4d0e-9a57-6f0e6c5b4a31"
 REPLICAS = 3
-# The head and the client with --realtime, and the replicas always: above the head.
-IN_TURNS = ["chrt", "-r", "10"]
+# For the replicas: above the head, whatever that has.
 AT_ONCE = ["chrt", "-f", "20"]
 # A replica sleeps at once when it has nothing to do, and wakes by interrupt: it shares the head's core.
 WITHOUT_POLLING = "[reactors]\nidle_after_us = 0\n"
@@ -62,7 +61,7 @@ def started(folder, is_head, realtime):
     """One of our processes."""
     folder.mkdir()
     if is_head:
-        return listening(common.Target(folder, peers.TARGET_CORE, under=IN_TURNS * realtime))
+        return listening(common.Target(folder, peers.TARGET_CORE, under=common.REALTIME * realtime))
     config = folder / "config"
     config.write_text(WITHOUT_POLLING, encoding="utf-8")
     return listening(common.Target(folder, peers.TARGET_CORE, ["--config", config], AT_ONCE))
@@ -123,7 +122,7 @@ def cluster(folder, realtime):
 def spdk_head(folder, second, realtime):
     """SPDK in the head's place."""
     folder.mkdir()
-    with peers.hugepages() as huge, peers.Spdk(folder, huge, IN_TURNS * realtime) as spdk:
+    with peers.hugepages() as huge, peers.Spdk(folder, huge, common.REALTIME * realtime) as spdk:
         export(listening(spdk), "spdk", attach(spdk, "far", second))
         yield spdk
 
@@ -132,7 +131,7 @@ def client(port, name, shape, *limits, realtime=False):
     random, direction, size, depth = shape
     words = common.perf(port, "--workload", random + direction, "--size", size, "--depth", depth, *limits, cores=peers.CLIENT_CORE)
     words[words.index("--subnqn") + 1] = nqn(name)
-    return json.loads(common.output_of(*IN_TURNS * realtime, *words))
+    return json.loads(common.output_of(*common.REALTIME * realtime, *words))
 
 
 @contextlib.contextmanager

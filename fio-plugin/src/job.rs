@@ -309,9 +309,14 @@ impl<T: Copy> Job<T> {
         self.slots.len() - self.free.len() + self.ended.len()
     }
 
-    /// One receive on every queue that waits for something, what follows from it, one send. Whether anything came.
+    /// One send of what was submitted, one receive on every queue that waits for something, and what follows from it. Whether
+    /// anything came.
     #[inline]
     fn pass(&mut self) -> bool {
+        // What fio made of the last receive goes out first: the target works on it while we look.
+        if self.unsent > 0 {
+            self.flush();
+        }
         let mut came = false;
         for queue in self.queues.iter_mut().filter(|queue| queue.in_flight() > 0) {
             came |= queue.receive(&mut self.buffer, self.now, &mut self.reports);
