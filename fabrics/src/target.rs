@@ -15,7 +15,7 @@ pub trait CommandHandler {
     /// connection takes no more commands until it is asked to go on.
     fn allocate(&mut self, len: usize) -> Option<Self::Buffer>;
 
-    /// The data of this command is about to arrive. A hint, before [`Self::execute`]: what will be needed can be brought near.
+    /// This command is about to come, or its data: some commands are told of while others are carried out. A hint, before [`Self::execute`]: what will be needed can be brought near.
     #[inline]
     fn expect(&mut self, _sqe: &Sqe) {}
 

@@ -128,7 +128,8 @@ pub trait TargetService: 'static {
         now: Now,
     ) -> Execution<IoBuf>;
 
-    /// The data of this command is about to arrive: [`Self::execute`] follows. A hint, of which nothing may depend.
+    /// This command, or its data, is about to come: [`Self::execute`] follows, perhaps after others. A hint, on which nothing may
+    /// depend.
     #[inline]
     fn expect(&mut self, _queue: &Self::Queue, _sqe: &Sqe) {}
 

@@ -412,6 +412,10 @@ pub trait Queue {
     #[inline]
     fn expect_write(&mut self, _lba: Lba, _bytes: u32) {}
 
+    /// A read of `bytes` bytes from `lba` will probably be [lent](Self::lend) soon, after a few others. A hint, as above.
+    #[inline]
+    fn expect_read(&mut self, _lba: Lba, _bytes: u32) {}
+
     /// Passes on everything submitted since the last call. Once per turn.
     fn kick(&mut self);
 

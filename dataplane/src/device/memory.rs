@@ -101,6 +101,7 @@ impl Device for MemoryDevice {
             meter,
             waiting,
             ahead: None,
+            expects: false,
             taken: None,
         }))
     }
@@ -206,6 +207,12 @@ impl Content {
             (Piece { region, bytes }, None) => self.region(region)?.lend(bytes),
             _ => None,
         }
+    }
+
+    /// Where what [`Self::lend`] would lend begins.
+    fn address(&self, range: Range<u64>) -> Option<*const u8> {
+        let (Piece { region, bytes }, _) = pieces(range);
+        Some(self.region(region)?.address(bytes.start))
     }
 
     fn prefetch_write(&self, range: Range<u64>) {
@@ -337,8 +344,10 @@ struct MemoryQueue {
     meter: Meter,
     /// At most as many as there is capacity.
     waiting: VecDeque<Waiting>,
-    /// Bytes of the last buffer lent that were not fetched ahead yet: a processor has room for half a block at a time.
+    /// Bytes of the last buffer lent or expected that were not fetched ahead yet: a processor has room for half a block at a time.
     ahead: Option<(*const u8, usize)>,
+    /// Reads of this turn are told beforehand: those that are lent were fetched then.
+    expects: bool,
     taken: Option<Taken>,
 }
 
@@ -407,6 +416,16 @@ impl MemoryQueue {
         Submission::Queued
     }
 
+    /// Fetches ahead half of a small buffer now, and the rest when the next one is asked for.
+    #[inline]
+    fn prefetch_half(&mut self, start: *const u8, len: usize) {
+        self.prefetch_rest();
+        if len <= SMALL_BYTES_MAX {
+            prefetch(start, len / 2);
+            self.ahead = Some((start.wrapping_add(len / 2), len - len / 2));
+        }
+    }
+
     /// Fetches ahead what the last buffer left.
     #[inline]
     fn prefetch_rest(&mut self) {
@@ -441,12 +460,9 @@ impl Queue for MemoryQueue {
         let Shared { geometry, content, .. } = &*self.shared;
         let buffer = content.lend(geometry.data(lba, bytes as usize).ok()?)?;
         self.meter.done(OpKind::Read, u64::from(bytes));
-        self.prefetch_rest();
-        let len = buffer.len();
-        if len <= SMALL_BYTES_MAX {
-            let start = buffer.part(0).as_ptr();
-            prefetch(start, len / 2);
-            self.ahead = Some((start.wrapping_add(len / 2), len - len / 2));
+        match self.expects {
+            true => self.prefetch_rest(),
+            false => self.prefetch_half(buffer.part(0).as_ptr(), buffer.len()),
         }
         Some(buffer)
     }
@@ -477,6 +493,16 @@ impl Queue for MemoryQueue {
     }
 
     #[inline]
+    fn expect_read(&mut self, lba: Lba, bytes: u32) {
+        let Shared { geometry, content, .. } = &*self.shared;
+        let range = geometry.data(lba, bytes as usize).ok();
+        if let Some(start) = range.and_then(|range| content.address(range)) {
+            self.expects = true;
+            self.prefetch_half(start, bytes as usize);
+        }
+    }
+
+    #[inline]
     fn submit(&mut self, io: Io) -> Submission {
         self.carry_out();
         match io.op {
@@ -490,6 +516,7 @@ impl Queue for MemoryQueue {
     }
 
     fn kick(&mut self) {
+        self.expects = false;
         self.prefetch_rest();
         match &mut self.taken {
             Some(taken) if !taken.kicked => taken.kicked = true,

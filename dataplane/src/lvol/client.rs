@@ -109,6 +109,8 @@ impl Port for Client {
 
     fn expect_write(&mut self, _: u32) {}
 
+    fn expect_read(&mut self, _: VolumeId, _: Lba, _: u32) {}
+
     fn kick(&mut self) {
         self.lane.kick();
     }

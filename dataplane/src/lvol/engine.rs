@@ -19,7 +19,7 @@ use super::port::Port;
 use super::walks::{Copying, Walk, Walks};
 use crate::device::{Io, Op};
 use crate::store::{
-    BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, GrowError, Operation,
+    BLOCK_BYTES, Command, Control, Counters, Event, Failure, Finished as Answer, Found, GrowError, Operation,
     Request, RequestId, RequestOp, Store, VolumeBlock, VolumeId,
 };
 
@@ -549,11 +549,16 @@ impl Port for Engine {
 
     #[inline]
     fn lend(&mut self, queue: u32, volume: VolumeId, lba: Lba, bytes: u32) -> Option<IoBuf> {
-        if !self.lane.is_memory() || !(bytes as usize).is_multiple_of(BLOCK_BYTES) {
-            return None;
-        }
-        let found = self.store.find(volume, VolumeBlock(lba.get()), bytes >> BLOCK_SHIFT)?;
+        let found = find(&self.lane, &self.store, (volume, lba), bytes)?;
         self.lane.lend(queue, bytes, found)
+    }
+
+    /// Checking reads all of it at once: memory that no cache holds is asked for before.
+    #[inline]
+    fn expect_read(&mut self, volume: VolumeId, lba: Lba, bytes: u32) {
+        if let Some(Found { block, .. }) = find(&self.lane, &self.store, (volume, lba), bytes) {
+            self.lane.expect_read(block, bytes);
+        }
     }
 
     #[inline]
@@ -618,6 +623,13 @@ impl Port for Engine {
         self.progress();
         self.settle()
     }
+}
+
+/// Where the blocks of a read lie, if in memory and together.
+#[inline]
+fn find<'a>(lane: &Lane, store: &'a Store, (volume, lba): (VolumeId, Lba), bytes: u32) -> Option<Found<'a>> {
+    let is_here = lane.is_memory() && (bytes as usize).is_multiple_of(BLOCK_BYTES);
+    is_here.then(|| store.find(volume, VolumeBlock(lba.get()), bytes >> BLOCK_SHIFT)).flatten()
 }
 
 fn tag(origin: u32, slot: u32) -> u64 {

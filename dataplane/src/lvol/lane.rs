@@ -211,6 +211,13 @@ impl Lane {
         Ok(())
     }
 
+    /// These blocks will probably be lent soon.
+    #[inline]
+    pub(super) fn expect_read(&mut self, block: Block, bytes: u32) {
+        let lba = self.lba(block);
+        self.base.expect_read(lba, bytes);
+    }
+
     /// These blocks will probably be written soon.
     #[inline]
     pub(super) fn expect_write(&mut self, block: Block, bytes: u32) {

@@ -25,6 +25,8 @@ pub(super) trait Port {
     fn take_over(&mut self, queue: u32, volume: VolumeId, lba: Lba, buffer: IoBuf) -> Result<(), IoBuf>;
     /// A write of so many bytes to some volume will probably be submitted soon.
     fn expect_write(&mut self, bytes: u32);
+    /// A read that is checked will probably be lent soon.
+    fn expect_read(&mut self, volume: VolumeId, lba: Lba, bytes: u32);
     /// Passes on what was started.
     fn kick(&mut self);
     /// Goes on with what is under way. Whether there was anything to do.

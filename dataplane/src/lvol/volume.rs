@@ -211,6 +211,13 @@ impl<P: Port> Queue for VolumeQueue<P> {
     }
 
     #[inline]
+    fn expect_read(&mut self, lba: Lba, bytes: u32) {
+        if self.shared.checksums {
+            self.port.borrow_mut().expect_read(self.shared.id, lba, bytes);
+        }
+    }
+
+    #[inline]
     fn submit(&mut self, mut io: Io) -> Submission {
         let port = &mut *self.port.borrow_mut();
         if let Err(status) = self.check(&io.op) {

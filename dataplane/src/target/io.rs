@@ -85,16 +85,22 @@ impl ReactorTarget {
         }
     }
 
-    /// The data of a command is about to arrive.
+    /// A command is about to come, or its data.
     #[inline]
     pub(super) fn expect_io(&mut self, io: &IoQueue, sqe: &Sqe) {
-        if sqe.opcode != opcode::WRITE {
-            return;
-        }
+        let is_read = match sqe.opcode {
+            opcode::READ if io.takes_lent => true,
+            opcode::WRITE => false,
+            _ => return,
+        };
         let Ok(Some(index)) = self.subsystem(io).map(|sub| sub.index(sqe.nsid.get())) else { return };
         let Some(ns) = self.namespace_mut(index) else { return };
         let Extent { lba, blocks } = Extent::of(sqe);
-        ns.queue.expect_write(lba, blocks << ns.block_shift);
+        let bytes = blocks << ns.block_shift;
+        match is_read {
+            true => ns.queue.expect_read(lba, bytes),
+            false => ns.queue.expect_write(lba, bytes),
+        }
     }
 
     #[inline]

@@ -168,6 +168,16 @@ impl Region {
         }
     }
 
+    /// Where a byte lies: for [`prefetch`].
+    ///
+    /// # Panics
+    /// When it lies beyond the region.
+    #[inline]
+    pub fn address(&self, offset: usize) -> *const u8 {
+        assert!(offset < REGION_SIZE, "{offset} is not within a region");
+        self.start(offset).as_ptr()
+    }
+
     /// The bytes of `range`, to copy. Waits for a writer that is inside, never for one that is turned away. `None` while a part
     /// is reserved: try again later.
     ///

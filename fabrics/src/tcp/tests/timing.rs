@@ -142,6 +142,44 @@ impl CommandHandler for Slow {
     }
 }
 
+/// Notes the commands that it is told of, and those that it runs, by their offsets.
+#[derive(Default)]
+struct Told(Vec<(&'static str, u32)>);
+
+impl CommandHandler for Told {
+    type Buffer = Vec<u8>;
+
+    fn allocate(&mut self, len: usize) -> Option<Vec<u8>> {
+        Some(vec![0; len])
+    }
+
+    fn expect(&mut self, sqe: &Sqe) {
+        self.0.push(("told", sqe.cdw10.get()));
+    }
+
+    fn execute(&mut self, _: CommandId, sqe: &Sqe, _: Option<Vec<u8>>) -> Execution<Vec<u8>> {
+        self.0.push(("runs", sqe.cdw10.get()));
+        Execution::Pending
+    }
+}
+
+#[test]
+fn the_handler_is_told_of_commands_while_others_are_ahead_of_them() {
+    let mut pair = Pair::new(HostParams::default(), PARAMS, 1 << 16, None);
+    pair.connect(32, true);
+    for offset in 0..4 {
+        let data = HostData::FromController(vec![0; 4]);
+        pair.host.submit(read_command(offset, 4), data, u64::from(offset), T0).unwrap();
+    }
+    let out = sent_by_host(&pair.host);
+    let mut told = Told::default();
+    // The last one comes later, and is told of by nobody.
+    let (first, last) = out.split_at(3 * 72 + 70);
+    assert_eq!(pair.target.on_bytes(first, T0, &mut told), Progress::Consumed);
+    assert_eq!(pair.target.on_bytes(last, T0, &mut told), Progress::Consumed);
+    assert_eq!(told.0, [("told", 2), ("runs", 0), ("runs", 1), ("runs", 2), ("runs", 3)]);
+}
+
 /// A connected target and what a host sends it: writes of these lengths.
 fn writes(lens: &[usize]) -> (Pair, Vec<u8>) {
     let mut pair = Pair::new(HostParams::default(), PARAMS, 1 << 16, None);
