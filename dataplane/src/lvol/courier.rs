@@ -301,7 +301,8 @@ impl Poller for Desk {
     }
 
     fn before_sleep(&mut self, _: &mut Turn<'_>) -> bool {
-        !self.work() && self.starved.is_empty() && self.mailbox.is_empty() && self.queue.before_sleep()
+        // Nothing is polled here: that would stir the store, which has said already that it may sleep.
+        self.starved.is_empty() && self.mailbox.is_empty() && self.queue.before_sleep()
     }
 
     fn drain(&mut self, _: &mut Turn<'_>) -> bool {

@@ -282,6 +282,14 @@ impl StoreSet {
         locked(&self.open).iter().find(|store| store.device() == device).cloned()
     }
 
+    /// A device by its name or alias, unclaimed.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn device(&self, name: &str) -> Result<Arc<dyn Device>, DeviceError> {
+        self.devices.get(name)
+    }
+
     /// A volume by its UUID or by `store/volume`, and its store.
     ///
     /// # Errors

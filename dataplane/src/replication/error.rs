@@ -88,6 +88,44 @@ pub enum ReplicationError {
     /// The replicas were not equal in time, or not until the end.
     #[error("volume {0} was not frozen until now")]
     NotFrozen(String),
+    /// No name of a snapshot of a volume.
+    #[error("{0:?} is no name of a snapshot: 1 to 63 bytes, printable, without spaces, '/', '@' and '~'")]
+    SnapshotName(String),
+    /// There is no snapshot of that name.
+    #[error("no replica has a snapshot named {0}")]
+    NoSnapshot(String),
+    /// A replica has one of that name.
+    #[error("replica {replica}: {message}")]
+    SnapshotExists {
+        /// Which.
+        replica: String,
+        /// What it said.
+        message: String,
+    },
+    /// A replica that cannot be snapshot.
+    #[error("replica {replica} has no snapshots: {message}")]
+    NoStoreVolume {
+        /// Which.
+        replica: String,
+        /// What it said.
+        message: String,
+    },
+    /// A replica did not do what the head asked for.
+    #[error("replica {replica}: {message}")]
+    Replica {
+        /// Which.
+        replica: String,
+        /// What it said.
+        message: String,
+    },
+    /// The moment did not last until every replica had its snapshot.
+    #[error("no snapshot {snapshot} was taken; unconfirmed ones to be deleted may be at {left_over:?}")]
+    NotTaken {
+        /// Its name.
+        snapshot: String,
+        /// Replicas that may hold an unconfirmed one.
+        left_over: Vec<String>,
+    },
     /// The volume is active here already.
     #[error("the volume is active here at epoch {0}")]
     Active(u64),

@@ -480,12 +480,12 @@ impl Lane {
     /// A call through the door; `None` without a buffer.
     fn call(&self, session: Session, ask: Ask) -> Option<(Op, Work)> {
         let mut buffer = self.pool.alloc_io(DOOR_BYTES)?;
-        buffer.copy_in(0, &Call { volume: self.volume, session, ask }.encode());
         let work = match ask {
             Ask::Fence { .. } => Work::Answers { session, read: false },
             Ask::Adopt { .. } => Work::Adopt,
             _ => Work::Call,
         };
+        buffer.copy_in(0, &Call { volume: self.volume, session, ask }.encode());
         Some((Op::Write { lba: Lba(0), buffer, fua: false }, work))
     }
 

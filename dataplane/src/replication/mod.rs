@@ -10,18 +10,22 @@
 //! How a head talks to a replica is in [`window`].
 
 mod driver;
+mod errand;
 mod error;
 mod keeper;
 mod lane;
+mod moments;
 mod options;
 mod replica;
 mod replica_queue;
 mod slots;
+mod snapshots;
 mod table;
 mod volume;
 mod window;
 
 pub use error::ReplicationError;
+pub use moments::{TakenSnapshot, VolumeSnapshot};
 pub use options::ResyncOptions;
 pub use replica::{ReplicaDevice, ReplicaInfo};
 pub use table::{CreateVolume, ReplicaStatus, VolumeEvent, VolumeStatus, VolumeTable};

@@ -1,7 +1,7 @@
 //! One copy of a volume, on a device.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use fabrics::Now;
@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use super::error::ReplicationError;
 use super::replica_queue::ReplicaQueue;
+use super::snapshots::Errands;
 use super::window::{ANSWERS_MAX, Answer, Answers, BLOCKS, Verdict, WINDOWS};
 use crate::device::{
     Claim, Device, DeviceCounters, DeviceError, DeviceInfo, Operations, Queue, QueueContext,
 };
-use crate::lvol::DeviceMedia;
+use crate::lvol::{DeviceMedia, StoreSet};
 use crate::store::{Block, Media};
 use crate::volume::format::{self, BLOCK_BYTES, Content, Superblock};
 use crate::volume::{Epoch, HeadId, Lineage, REGION_BYTES_MAX, Replica, ReplicaState, Session};
@@ -56,6 +57,9 @@ pub(super) struct Shared {
     _claim: Option<Claim>,
     pub(super) place: Place,
     state: Mutex<State>,
+    pub(super) errands: Errands,
+    /// One of them may have the base device.
+    pub(super) stores: Weak<StoreSet>,
     pub(super) clock: Clock,
 }
 
@@ -145,13 +149,13 @@ impl Shared {
 }
 
 /// What lies where in a device, for a control thread.
-struct Disk {
+pub(super) struct Disk {
     media: DeviceMedia,
     device: String,
 }
 
 impl Disk {
-    fn open(base: &Arc<dyn Device>) -> Result<Self, ReplicationError> {
+    pub(super) fn open(base: &Arc<dyn Device>) -> Result<Self, ReplicationError> {
         Ok(Self { media: DeviceMedia::open(base.as_ref())?, device: base.info().name.to_string() })
     }
 
@@ -172,13 +176,24 @@ impl Disk {
         Ok(bytes)
     }
 
-    fn superblock(&mut self, bytes: u64) -> Result<Option<(Superblock, u64)>, ReplicationError> {
+    pub(super) fn superblock(&mut self, bytes: u64) -> Result<Option<(Superblock, u64)>, ReplicationError> {
         let at = bytes.div_ceil(BLOCK_BYTES as u64);
         if at + 2 > self.media.blocks() {
             return Ok(None);
         }
         let (first, second) = (self.read(at)?, self.read(at + 1)?);
         Ok(format::decode_superblock([&first, &second]))
+    }
+
+    /// Writes a superblock in its turn. It is on the media then, and everything that was completed before.
+    pub(super) fn write_superblock(
+        &mut self,
+        superblock: &Superblock,
+        sequence: u64,
+    ) -> Result<(), ReplicationError> {
+        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64) + format::superblock_at(sequence);
+        self.media.write(Block(at), &format::encode_superblock(superblock, sequence))?;
+        Ok(self.media.flush()?)
     }
 
     /// Writes an empty replica. With `equal`, its content is known to be that of the others: all zeroes.
@@ -213,7 +228,7 @@ impl ReplicaDevice {
     pub fn open(
         name: &str,
         base: Arc<dyn Device>,
-        claim: Option<Claim>,
+        (claim, stores): (Option<Claim>, Weak<StoreSet>),
         volume: Uuid,
         bytes: Option<u64>,
         zeroed: bool,
@@ -228,6 +243,14 @@ impl ReplicaDevice {
                 let (device, found, wanted) = (disk.device.clone(), found.volume, volume);
                 return Err(ReplicationError::OtherVolume { device, found, wanted });
             }
+            Some((found, _)) if !found.moment.is_nil() => {
+                // What a snapshot held. Others may have gone on since then, and no bit says where.
+                tracing::warn!(device = disk.device, moment = %found.moment, "a replica of a snapshot: all is to be copied");
+                let (content, lineage, moment) = (Content::Fresh, Lineage::NONE, Uuid::nil());
+                let superblock = Superblock { content, lineage, moment, ..found };
+                disk.format(&superblock, false)?;
+                (superblock, 1)
+            }
             Some(found) => found,
             None => {
                 let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
@@ -239,6 +262,7 @@ impl ReplicaDevice {
                     window: 0,
                     state,
                     lineage: Lineage::NONE,
+                    moment: Uuid::nil(),
                 };
                 disk.format(&superblock, zeroed)?;
                 (superblock, 1)
@@ -259,7 +283,17 @@ impl ReplicaDevice {
         let uuid = Uuid::new_v5(&volume, base.info().uuid.as_bytes());
         let state = Mutex::new(state);
         Ok(Self {
-            shared: Arc::new(Shared { name: name.into(), uuid, base, _claim: claim, place, state, clock }),
+            shared: Arc::new(Shared {
+                name: name.into(),
+                uuid,
+                base,
+                _claim: claim,
+                place,
+                state,
+                errands: Errands::default(),
+                stores,
+                clock,
+            }),
         })
     }
 

@@ -8,6 +8,7 @@ use nvme::{Lba, Status};
 use reactors::{DmaPool, IoBuf};
 
 use super::replica::Shared;
+use super::snapshots;
 use super::window::{Answers, Ask, Call, DOOR_BYTES, Verdict, split};
 use crate::device::{BlockSize, Done, Io, IoDone, Op, Queue, QueueContext, Submission};
 use crate::volume::format::{self, BLOCK_BYTES, Superblock};
@@ -126,12 +127,22 @@ impl ReplicaQueue {
         IoDone { tag, ..done }
     }
 
+    /// Where reports of errands are read: behind the answers.
+    fn reports(&self) -> Lba {
+        Lba(DOOR_BYTES as u64 >> self.block_size.shift())
+    }
+
     /// The door: calls are written, answers read.
     fn at_door(&mut self, io: Io) -> Submission {
         match io.op {
             Op::Read { lba, mut buffer } if lba == Lba(0) && buffer.len() == DOOR_BYTES => {
                 let answers: Answers = self.shared.lock().answers();
                 buffer.copy_in(0, &answers.encode());
+                done(io.tag, Status::SUCCESS, buffer)
+            }
+            Op::Read { lba, mut buffer } if lba == self.reports() && buffer.len() == DOOR_BYTES => {
+                let report = self.shared.errands.report();
+                buffer.copy_in(0, &report.map_or([0; DOOR_BYTES], |report| report.encode()));
                 done(io.tag, Status::SUCCESS, buffer)
             }
             Op::Write { lba, buffer, .. } if lba == Lba(0) && buffer.len() == DOOR_BYTES => {
@@ -153,6 +164,12 @@ impl ReplicaQueue {
             return done(tag, Status::INVALID_FIELD.dnr(), buffer);
         }
         let known = match call.ask {
+            Ask::Errand(ref errand) => {
+                let attached = state.machine.session() == Some(call.session);
+                drop(state);
+                let begun = attached && snapshots::begin(&self.shared, call.session, errand.clone());
+                return done(tag, if begun { Status::SUCCESS } else { DETACHED }, buffer);
+            }
             Ask::Fence { epoch, sound } => {
                 let step = match state.persisting {
                     true => FenceStep::Later { ns: PERSISTING_NS },

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use super::slots::Slots;
 use super::volume::{HeadStatus, Shape, VolumeDevice};
 use super::window::{Answers, DOOR_BYTES};
 use crate::device::{BlockSize, ClaimKind, Device, DeviceRegistry, Operations};
-use crate::lvol::DeviceMedia;
+use crate::lvol::{DeviceMedia, StoreSet};
 use crate::store::{Block, Media};
 use crate::volume::{
     Epoch, Event, FreezeId, Frozen, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters,
@@ -130,6 +130,8 @@ pub(crate) type OnServing = Arc<dyn Fn(&str, bool) + Send + Sync>;
 /// The replicas and volumes of a process.
 #[derive(Default)]
 pub struct VolumeTable {
+    /// Whose volumes replicas may lie on, and have snapshots there.
+    stores: Weak<StoreSet>,
     replicas: Mutex<BTreeMap<String, Arc<ReplicaDevice>>>,
     volumes: Mutex<BTreeMap<String, Arc<VolumeDevice>>>,
     events: Arc<Events>,
@@ -140,6 +142,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl VolumeTable {
+    /// An empty table; replicas may lie on volumes of these stores.
+    pub fn on(stores: &Arc<StoreSet>) -> Self {
+        Self { stores: Arc::downgrade(stores), ..Self::default() }
+    }
+
     // Replicas
 
     /// Opens the replica of a volume on a device, makes it when there is none, and adds its device to the registry.
@@ -157,7 +164,14 @@ impl VolumeTable {
     ) -> Result<(), ReplicationError> {
         let claim = registry.claim(base, ClaimKind::Exclusive, &format!("replica {name}"))?;
         let device = Arc::clone(claim.device());
-        let replica = Arc::new(ReplicaDevice::open(name, device, Some(claim), volume, bytes, zeroed)?);
+        let replica = Arc::new(ReplicaDevice::open(
+            name,
+            device,
+            (Some(claim), Weak::clone(&self.stores)),
+            volume,
+            bytes,
+            zeroed,
+        )?);
         registry.add(Arc::clone(&replica) as Arc<dyn Device>)?;
         locked(&self.replicas).insert(name.to_owned(), replica);
         Ok(())
@@ -287,7 +301,7 @@ impl VolumeTable {
         removed.map_err(|source| ReplicationError::Roster { replica: replica.to_owned(), source })
     }
 
-    fn volume(&self, name: &str) -> Result<Arc<VolumeDevice>, ReplicationError> {
+    pub(super) fn volume(&self, name: &str) -> Result<Arc<VolumeDevice>, ReplicationError> {
         locked(&self.volumes).get(name).cloned().ok_or_else(|| ReplicationError::NotFound(name.to_owned()))
     }
 

@@ -217,6 +217,15 @@ impl VolumeDevice {
         followed
     }
 
+    /// Asks the head there is, and lets its thread look at what came of it.
+    pub(super) fn with_head<R>(&self, ask: impl FnOnce(&mut Volume, Now) -> R) -> Option<R> {
+        let active = self.active();
+        let head = &active.as_ref()?.head;
+        let answer = ask(&mut head.lock(), self.now());
+        head.nudge();
+        Some(answer)
+    }
+
     /// Lets writes wait.
     pub(super) fn freeze(&self, wait: Duration) -> Result<FreezeId, FreezeRefused> {
         let ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
@@ -233,11 +242,7 @@ impl VolumeDevice {
 
     /// Asks for the end of it.
     pub(super) fn thaw(&self, freeze: FreezeId) -> Frozen {
-        let active = self.active();
-        let Some(Active { head, .. }) = &*active else { return Frozen::Over };
-        let state = head.lock().thaw(freeze, self.now());
-        head.nudge();
-        state
+        self.with_head(|machine, now| machine.thaw(freeze, now)).unwrap_or(Frozen::Over)
     }
 
     /// How regions are copied.

@@ -13,6 +13,7 @@ use std::ops::Range;
 use nvme::Lba;
 use uuid::Uuid;
 
+use super::errand::Errand;
 use crate::volume::format::Content;
 use crate::volume::{Epoch, HeadId, Lineage, Session};
 
@@ -52,7 +53,7 @@ pub(super) fn split(blocks: &Range<u64>) -> Option<(u16, Range<u64>)> {
 }
 
 /// What a head asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Ask {
     /// To be accepted.
     Fence { epoch: Epoch, sound: bool },
@@ -64,10 +65,12 @@ pub(super) enum Ask {
     Flush,
     /// That it store whose bits it shares.
     Adopt { lineage: Lineage },
+    /// Something that takes long: its end is read from the block behind the answers.
+    Errand(Errand),
 }
 
 /// Written to the door.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Call {
     pub(super) volume: Uuid,
     pub(super) session: Session,
@@ -82,12 +85,16 @@ impl Call {
         bytes[24..40].copy_from_slice(&self.session.head.0.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.session.number.to_le_bytes());
         let none = Lineage::NONE;
-        let (kind, epoch, (sound, mapped), lineage) = match self.ask {
-            Ask::Fence { epoch, sound } => (0, epoch, (sound, false), none),
-            Ask::Renew { sound, mapped } => (1, Epoch(0), (sound, mapped), none),
+        let (kind, epoch, (sound, mapped), lineage) = match &self.ask {
+            Ask::Fence { epoch, sound } => (0, *epoch, (*sound, false), none),
+            Ask::Renew { sound, mapped } => (1, Epoch(0), (*sound, *mapped), none),
             Ask::Release => (2, Epoch(0), (false, false), none),
             Ask::Flush => (3, Epoch(0), (false, false), none),
-            Ask::Adopt { lineage } => (4, Epoch(0), (false, false), lineage),
+            Ask::Adopt { lineage } => (4, Epoch(0), (false, false), *lineage),
+            Ask::Errand(errand) => {
+                errand.encode(&mut bytes);
+                (5, Epoch(0), (false, false), none)
+            }
         };
         (bytes[44], bytes[45], bytes[46]) = (kind, u8::from(sound), u8::from(mapped));
         bytes[48..56].copy_from_slice(&epoch.0.to_le_bytes());
@@ -103,6 +110,7 @@ impl Call {
             2 => Ask::Release,
             3 => Ask::Flush,
             4 => Ask::Adopt { lineage: lineage(bytes, 64) },
+            5 => Ask::Errand(Errand::decode(bytes)?),
             _ => return None,
         };
         let session = Session {
@@ -113,7 +121,7 @@ impl Call {
     }
 }
 
-fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
     part.copy_from_slice(&bytes[at..at + N]);
     part
@@ -218,6 +226,7 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
+    use super::super::errand::ErrandKind;
     use super::*;
 
     const SESSION: Session = Session { head: HeadId(u128::MAX - 1), number: 9 };
@@ -231,6 +240,7 @@ mod tests {
             Ask::Release,
             Ask::Flush,
             Ask::Adopt { lineage: Lineage { head: HeadId(u128::MAX - 9), number: 7 } },
+            Ask::Errand(Errand { id: 77, kind: ErrandKind::Keep, moment: volume, name: "monday".to_owned() }),
         ] {
             let call = Call { volume, session: SESSION, ask };
             assert_eq!(Call::decode(&call.encode()), Some(call));

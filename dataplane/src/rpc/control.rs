@@ -25,7 +25,7 @@ pub struct Control {
     /// Those of them that inject errors.
     pub faults: FaultTable,
     /// The stores on them.
-    pub stores: StoreSet,
+    pub stores: Arc<StoreSet>,
     /// Replicas, and the volumes that consist of them.
     pub volumes: VolumeTable,
     /// Controllers of other targets, and what made devices of their namespaces.

@@ -38,6 +38,9 @@ pub struct Superblock {
     pub state: ReplicaState,
     /// Whose bits it shares.
     pub lineage: Lineage,
+    /// Nil but in a snapshot: the moment that it holds. A replica says so while a snapshot of it is taken; one that is found so
+    /// is what a snapshot holds, or was about to be.
+    pub moment: Uuid,
 }
 
 /// How much of its volume a replica holds, as it knows itself.
@@ -136,7 +139,7 @@ fn word(block: &Block, at: usize) -> u64 {
 /// A superblock as it is written.
 pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     let mut block = Box::new([0; BLOCK_BYTES]);
-    let Superblock { volume, bytes, region_bytes, content, window, state, lineage } = superblock;
+    let Superblock { volume, bytes, region_bytes, content, window, state, lineage, moment } = superblock;
     block[32..48].copy_from_slice(volume.as_bytes());
     block[48..56].copy_from_slice(&bytes.to_le_bytes());
     block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
@@ -146,6 +149,7 @@ pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     block[72..88].copy_from_slice(&state.head.0.to_le_bytes());
     block[88..104].copy_from_slice(&lineage.head.0.to_le_bytes());
     block[104..108].copy_from_slice(&lineage.number.to_le_bytes());
+    block[112..128].copy_from_slice(moment.as_bytes());
     seal(&mut block, SUPERBLOCK, sequence);
     block
 }
@@ -154,10 +158,11 @@ pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
 pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
     let newest = copies.into_iter().filter_map(|block| Some((unseal(block, SUPERBLOCK)?, block)));
     let (sequence, block) = newest.max_by_key(|(sequence, _)| *sequence)?;
-    let mut volume = [0; 16];
+    let (mut volume, mut moment) = ([0; 16], [0; 16]);
     volume.copy_from_slice(&block[32..48]);
     let head = |at| HeadId(u128::from(word(block, at)) | u128::from(word(block, at + 8)) << 64);
     let number = u32::from_le_bytes([block[104], block[105], block[106], block[107]]);
+    moment.copy_from_slice(&block[112..128]);
     let superblock = Superblock {
         volume: Uuid::from_bytes(volume),
         bytes: word(block, 48),
@@ -166,6 +171,7 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
         window: u16::from_le_bytes([block[62], block[63]]),
         state: ReplicaState { epoch: Epoch(word(block, 64)), head: head(72) },
         lineage: Lineage { head: head(88), number },
+        moment: Uuid::from_bytes(moment),
     };
     Some((superblock, sequence))
 }
@@ -208,6 +214,7 @@ mod tests {
             window: 4000,
             state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
             lineage: Lineage { head: HeadId(u128::MAX - 6), number: 3 },
+            moment: Uuid::from_u128(3),
         }
     }
 

@@ -318,6 +318,12 @@ impl Volume {
         }
     }
 
+    /// The attachment to a replica: what is sent in it is carried out while the replica obeys this head.
+    #[inline]
+    pub fn session(&self, replica: ReplicaIndex) -> Session {
+        Session { head: self.config.head, number: self.peers[replica.index()].session }
+    }
+
     /// Regions that may be old on a replica.
     pub fn regions_stale(&self, replica: ReplicaIndex) -> u64 {
         self.peers[replica.index()].stale.ones()
@@ -606,12 +612,6 @@ impl Volume {
         }
         self.fail_commands();
         self.event(Event::Deposed { superseded });
-    }
-
-    /// The attachment to a replica.
-    #[inline]
-    pub(super) fn session(&self, replica: ReplicaIndex) -> Session {
-        Session { head: self.config.head, number: self.peers[replica.index()].session }
     }
 
     pub(super) fn new_session(&mut self, replica: ReplicaIndex) {

@@ -68,6 +68,11 @@ impl Replica {
         self.session
     }
 
+    /// Nothing more is taken from whoever is attached.
+    pub fn detach(&mut self) {
+        self.session = None;
+    }
+
     /// A head asks to be accepted.
     pub fn fence(&mut self, epoch: Epoch, session: Session, now: Now) -> FenceStep {
         let same_head = self.state.head == session.head;

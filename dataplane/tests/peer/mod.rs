@@ -242,6 +242,15 @@ pub(crate) fn write_block(queue: &mut Peer, lba: u64, byte: u8) -> Status {
     queue.command(&capsule(sqe, &vec![byte; BLOCK_BYTES as usize]), PATIENCE).1
 }
 
+/// Writes a block full of `byte`; `None` when the connection ends first.
+pub(crate) fn try_write_block(queue: &mut Peer, lba: u64, byte: u8) -> Option<Status> {
+    let sqe = ReadWrite::write(NSID, Lba(lba), 1).to_sqe(1);
+    if !queue.send(&capsule(sqe, &vec![byte; BLOCK_BYTES as usize])) {
+        return None;
+    }
+    queue.try_response(PATIENCE).map(|(_, status, _)| status)
+}
+
 /// The first byte of a block.
 pub(crate) fn read_block(queue: &mut Peer, lba: u64) -> Result<u8, Status> {
     assert!(queue.send(&read(1, lba, 1)));

@@ -1,6 +1,6 @@
 //! One node: a replica with its disk, its clock, and perhaps the head.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::volume::format::Content;
 use dataplane::volume::{
@@ -10,6 +10,7 @@ use fastrand::Rng;
 
 use super::clock::DriftingClock;
 use super::disk::{Disk, Stamp};
+use super::snapshots::Held;
 
 /// A head with what its driver keeps: data of commands and copies, and requests that were sent.
 pub(super) struct Head {
@@ -25,6 +26,10 @@ pub(super) struct Head {
 pub(super) struct Node {
     pub(super) clock: DriftingClock,
     pub(super) disk: Disk,
+    /// Durable, by the number of the call.
+    pub(super) snapshots: BTreeMap<u64, Held>,
+    /// Calls that were called off since it came up.
+    pub(super) dropped: BTreeSet<u64>,
     /// Durable beside the data.
     pub(super) state: ReplicaState,
     pub(super) content: Content,
@@ -62,6 +67,7 @@ impl Node {
         self.replica = None;
         self.head = None;
         self.boot += 1;
+        self.dropped.clear();
         for (at, stamps) in std::mem::take(&mut self.writing).into_values() {
             self.disk.tear(at, &stamps, rng);
         }

@@ -1,7 +1,7 @@
 //! Nodes, links, time, faults.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt;
 
 use dataplane::volume::format::Content;
@@ -18,7 +18,7 @@ use super::history::History;
 use super::hosts::Hosts;
 use super::manager::{Manager, Order};
 use super::node::{Head, Node};
-use super::snapshots::Snapshot;
+use super::snapshots::{Errand, Snapshot, Taken};
 
 /// Blocks of the volume: few, so that commands meet.
 pub(super) const BLOCKS: usize = 61;
@@ -152,6 +152,10 @@ pub(super) enum What {
         head: HeadId,
         proposed: bool,
     },
+    /// An ask of it reaches a replica.
+    Errand(Errand),
+    /// And its answer the head.
+    ErrandDone(Errand, bool),
     Fault,
     /// A node crashes if it still has this head.
     Strike {
@@ -216,6 +220,8 @@ pub(super) struct World {
     pub(super) tally: Tally,
     pub(super) trouble: bool,
     pub(super) snapshot: Option<Snapshot>,
+    /// By number, all that were begun.
+    pub(super) taken: Vec<Taken>,
     /// Snapshots begin this often.
     pub(super) snapshots_ns: u64,
     pub(super) min_in_sync: u8,
@@ -255,6 +261,8 @@ impl World {
                 Node {
                     clock,
                     disk: Disk::new(BLOCKS),
+                    snapshots: BTreeMap::new(),
+                    dropped: BTreeSet::new(),
                     state,
                     content: Content::Fresh,
                     lineage: Lineage::NONE,
@@ -279,6 +287,7 @@ impl World {
             tally: Tally::default(),
             trouble: true,
             snapshot: None,
+            taken: Vec::new(),
             snapshots_ns: *rng.choice(&[1_500 * MS, 10_000 * MS]).expect("some"),
             min_in_sync,
             // Slow copying leaves regions different for long.
@@ -380,6 +389,8 @@ impl World {
             What::Copying => self.snapshot_step(),
             What::Roster => self.roster_turn(),
             What::Refused { head, proposed } => self.removal_refused(head, proposed),
+            What::Errand(errand) => self.carry_out(errand),
+            What::ErrandDone(errand, done) => self.errand_done(errand, done),
             What::Fault => self.fault(),
             What::Strike { node, head } => self.strike(node, head),
             What::Heal { node, emptied } => self.start_node(node, emptied),

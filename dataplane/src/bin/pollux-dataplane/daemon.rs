@@ -35,12 +35,13 @@ pub(crate) fn run(settings: &Settings, log: LogControl) -> Result<(), Failure> {
     let assembly =
         Assembly::new(reactors.handles().to_vec(), Target::new()).map_err(|error| system(&error))?;
     let devices = DeviceRegistry::default();
+    let stores = Arc::new(StoreSet::new(devices.clone(), reactors.handles().to_vec()));
     let control = Arc::new(Control {
         assembly,
-        stores: StoreSet::new(devices.clone(), reactors.handles().to_vec()),
+        volumes: VolumeTable::on(&stores),
+        stores,
         devices,
         faults: FaultTable::default(),
-        volumes: VolumeTable::default(),
         controllers: ControllerTable::default(),
         nvme_options: Mutex::default(),
         #[cfg(feature = "spdk")]

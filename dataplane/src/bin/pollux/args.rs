@@ -401,11 +401,30 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         socket: SocketArgs,
     },
-    /// Keep what a volume holds at this instant
+    /// Keep what a volume holds at this instant; of a replicated one, on every replica in sync
     Snapshot {
-        /// STORE/NAME or UUID of the volume
+        /// STORE/NAME or UUID of the volume, or the name of a replicated volume that is active here
         volume: String,
-        /// Name of the snapshot, in the same store
+        /// Name of the snapshot, in the same store; on replicas it is VOLUME@NAME in the store of each
+        name: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List the snapshots of a replicated volume that is active here, and which replicas hold them
+    Snapshots {
+        /// Name of the replicated volume
+        volume: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Delete a snapshot of a replicated volume that is active here, confirmed or not, on every attached replica
+    DeleteSnapshot {
+        /// Name of the replicated volume
+        volume: String,
+        /// Name of the snapshot
         name: String,
         #[command(flatten)]
         socket: SocketArgs,

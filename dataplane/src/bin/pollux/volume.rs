@@ -25,10 +25,9 @@ pub(crate) fn run(command: &VolumeCommand) -> Result<(), Failure> {
             call(socket, "bdev_lvol_delete", Some(&json!({"name": volume}))).map(drop)
         }
         VolumeCommand::Resize { volume, size, force, socket } => resize(volume, *size, *force, socket),
-        VolumeCommand::Snapshot { volume, name, socket } => {
-            let params = json!({"lvol_name": volume, "snapshot_name": name});
-            print_name(&call(socket, "bdev_lvol_snapshot", Some(&params))?)
-        }
+        VolumeCommand::Snapshot { volume, name, socket } => snapshot(volume, name, socket),
+        VolumeCommand::Snapshots { volume, json, socket } => snapshots(volume, *json, socket),
+        VolumeCommand::DeleteSnapshot { volume, name, socket } => delete_snapshot(volume, name, socket),
         VolumeCommand::Clone { origin, name, socket } => {
             let params = json!({"snapshot_name": origin, "clone_name": name});
             print_name(&call(socket, "bdev_lvol_clone", Some(&params))?)
@@ -66,6 +65,59 @@ pub(crate) fn run(command: &VolumeCommand) -> Result<(), Failure> {
 fn print_name(name: &Value) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{}", name.as_str().unwrap_or_default())?;
     Ok(())
+}
+
+/// Takes a snapshot of a replicated volume of that name, else of a volume of a store.
+fn snapshot(volume: &str, name: &str, socket: &SocketArgs) -> Result<(), Failure> {
+    let replicated = call(socket, "volume_list", None)?;
+    if !replicated.as_array().is_some_and(|list| list.iter().any(|one| one["name"] == volume)) {
+        let params = json!({"lvol_name": volume, "snapshot_name": name});
+        return print_name(&call(socket, "bdev_lvol_snapshot", Some(&params))?);
+    }
+    let taken = call(socket, "volume_snapshot", Some(&json!({"name": volume, "snapshot_name": name})))?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "moment     {}", text(&taken["moment"]))?;
+    writeln!(out, "replicas   {}", words(&taken["replicas"]))?;
+    if taken["left_over"].as_array().is_some_and(|list| !list.is_empty()) {
+        writeln!(out, "unconfirmed, may be at {}", words(&taken["left_over"]))?;
+    }
+    Ok(())
+}
+
+fn words(list: &Value) -> String {
+    let words: Vec<&str> = list.as_array().into_iter().flatten().map(text).collect();
+    words.join(" ")
+}
+
+fn snapshots(volume: &str, json: bool, socket: &SocketArgs) -> Result<(), Failure> {
+    let found = call(socket, "volume_get_snapshots", Some(&json!({"name": volume})))?;
+    if json {
+        return print_json(&found);
+    }
+    let list = found["snapshots"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    let width = list.iter().map(|one| text(&one["name"]).len()).max().unwrap_or(0).max(8);
+    writeln!(out, "{:<width$}  {:<36}  {:<11}  REPLICAS", "SNAPSHOT", "MOMENT", "STATE")?;
+    for one in list {
+        let state = if one["confirmed"] == true { "confirmed" } else { "unconfirmed" };
+        let (name, moment) = (text(&one["name"]), text(&one["moment"]));
+        writeln!(out, "{name:<width$}  {moment:<36}  {state:<11}  {}", words(&one["replicas"]))?;
+    }
+    print_silent(&found)
+}
+
+/// Names the replicas that were not asked: what they hold is not known.
+fn print_silent(answer: &Value) -> Result<(), Failure> {
+    let silent = words(&answer["silent"]);
+    if !silent.is_empty() {
+        writeln!(std::io::stderr(), "pollux: did not answer: {silent}")?;
+    }
+    Ok(())
+}
+
+fn delete_snapshot(volume: &str, name: &str, socket: &SocketArgs) -> Result<(), Failure> {
+    let params = json!({"name": volume, "snapshot_name": name});
+    print_silent(&call(socket, "volume_delete_snapshot", Some(&params))?)
 }
 
 fn mebibytes(size: ByteCount) -> Result<u64, Failure> {

@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::done;
 use crate::described;
-use crate::replication::{CreateVolume, ReplicationError, ResyncOptions, VolumeStatus};
+use crate::replication::{
+    CreateVolume, ReplicationError, ResyncOptions, TakenSnapshot, VolumeSnapshot, VolumeStatus,
+};
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::notify::Topic;
@@ -36,6 +38,9 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "volume_thaw" (Thaw) -> "the `replicas` that stayed equal all the time", volume_thaw, "Lets writes go on. Copies of other replicas, and all copies if this fails, are not of one moment: delete them."),
     method!(change "volume_add_replica" (OneReplica) -> "`true`", volume_add_replica, "Makes one more replica known to a volume. If it is active here, the replica is given everything while hosts go on, then proposed by `propose_in`."),
     method!(change "volume_remove_replica" (OneReplica) -> "`true`", volume_remove_replica, "Forgets a replica that is not in sync for good, and lets go of its device. What it holds is never believed again."),
+    method!(read "volume_snapshot" (TakeSnapshot) -> "the `moment`, a UUID; the `replicas` that keep the snapshot; and `left_over`, replicas that may hold one that is not confirmed", volume_snapshot, "Takes a snapshot of a volume that is active here: one of each replica in sync, where it lies, all of one moment, at which everything that was acknowledged is there. Replicas lie on volumes of stores: that of `r` is `r@NAME` there. When it fails no replica keeps one; the message names those that may hold an unconfirmed one, `r@NAME~`."),
+    method!(read "volume_get_snapshots" (Named) -> "`snapshots` with `name`, `moment`, `confirmed` and the `replicas` that hold it; and `silent`, replicas that did not say", volume_get_snapshots, "Lists the snapshots that attached replicas of a volume hold. The volume is active here."),
+    method!(read "volume_delete_snapshot" (WhichSnapshot) -> "the `replicas` that held it, and `silent`, replicas that could not be asked", volume_delete_snapshot, "Deletes a snapshot, confirmed or not, on every attached replica. The volume is active here."),
     method!(read "replica_fence" (ReplicaFence) -> "`true`", replica_fence, "Lets a replica of this process refuse every head below an epoch, also after a restart. Returns once nothing of them is under way."),
     method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
     method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
@@ -141,6 +146,28 @@ described! {
 }
 
 described! {
+    /// A snapshot to be taken.
+    struct TakeSnapshot {
+        /// Name of the volume.
+        name: String,
+        /// Name of the snapshot, without `/`, `@` and `~`.
+        snapshot_name: String,
+        /// Milliseconds that writes wait at most, up to 20000. Default 5000.
+        timeout_ms: Option<u64>,
+    }
+}
+
+described! {
+    /// A snapshot of a volume.
+    struct WhichSnapshot {
+        /// Name of the volume.
+        name: String,
+        /// Name of the snapshot.
+        snapshot_name: String,
+    }
+}
+
+described! {
     /// Whom a replica refuses.
     struct ReplicaFence {
         /// Name of the replica.
@@ -171,17 +198,24 @@ const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
 fn refused(error: &ReplicationError) -> RpcError {
     let errno = match error {
         ReplicationError::Device(error) => return super::bdev::refused(error),
-        ReplicationError::Exists(_) | ReplicationError::Member(_) => Errno::EXIST,
+        ReplicationError::Exists(_)
+        | ReplicationError::Member(_)
+        | ReplicationError::SnapshotExists { .. } => Errno::EXIST,
         ReplicationError::Roster { source: RosterRefused::InSync | RosterRefused::Proposed, .. } => {
             Errno::BUSY
         }
+        ReplicationError::NoSnapshot(_) => Errno::NOENT,
+        ReplicationError::NoStoreVolume { .. } => Errno::OPNOTSUPP,
+        ReplicationError::Replica { .. } => Errno::IO,
         ReplicationError::NotFound(_) => Errno::NODEV,
         ReplicationError::Freeze(_)
         | ReplicationError::Active(_)
         | ReplicationError::InUse(_)
         | ReplicationError::Attaching(_) => Errno::BUSY,
         ReplicationError::NotYet(_) => Errno::INPROGRESS,
-        ReplicationError::Members(_) | ReplicationError::NotFrozen(_) => Errno::STALE,
+        ReplicationError::Members(_) | ReplicationError::NotFrozen(_) | ReplicationError::NotTaken { .. } => {
+            Errno::STALE
+        }
         ReplicationError::TooSmall { .. } => Errno::NOSPC,
         ReplicationError::Unreachable(_) => Errno::HOSTUNREACH,
         ReplicationError::Media(_) | ReplicationError::Open(_) => Errno::IO,
@@ -334,6 +368,33 @@ fn volume_freeze(control: &Control, params: Freeze) -> RpcResult {
 fn volume_thaw(control: &Control, params: Thaw) -> RpcResult {
     let replicas = control.volumes.thaw(&params.name, params.freeze).map_err(|error| refused(&error))?;
     Ok(json!({"replicas": replicas}))
+}
+
+fn volume_snapshot(control: &Control, params: TakeSnapshot) -> RpcResult {
+    let TakeSnapshot { name, snapshot_name, timeout_ms } = params;
+    let wait = timeout_ms.map_or(FREEZE, Duration::from_millis).min(FREEZE_MAX);
+    let taken = control.volumes.snapshot(&name, &snapshot_name, wait).map_err(|error| refused(&error))?;
+    let TakenSnapshot { moment, replicas, left_over } = taken;
+    Ok(json!({"moment": moment, "replicas": replicas, "left_over": left_over}))
+}
+
+fn volume_get_snapshots(control: &Control, params: Named) -> RpcResult {
+    let (snapshots, silent) = control.volumes.snapshots(&params.name).map_err(|error| refused(&error))?;
+    let show = |snapshot: &VolumeSnapshot| {
+        json!({
+            "name": snapshot.name,
+            "moment": snapshot.moment,
+            "confirmed": snapshot.confirmed,
+            "replicas": snapshot.replicas,
+        })
+    };
+    Ok(json!({"snapshots": snapshots.iter().map(show).collect::<Vec<_>>(), "silent": silent}))
+}
+
+fn volume_delete_snapshot(control: &Control, params: WhichSnapshot) -> RpcResult {
+    let deleted = control.volumes.delete_snapshot(&params.name, &params.snapshot_name);
+    let (replicas, silent) = deleted.map_err(|error| refused(&error))?;
+    Ok(json!({"replicas": replicas, "silent": silent}))
 }
 
 fn replica_fence(control: &Control, params: ReplicaFence) -> RpcResult {
