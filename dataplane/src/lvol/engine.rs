@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use nvme::Lba;
+use reactors::dma::prefetch;
 use reactors::mailbox::{Mailbox, MailboxSender, SendError};
 use reactors::reply::Replier;
 use reactors::{DmaPool, IoBuf};
 
-use super::lane::{Finished, Lane, META, checksums};
+use super::lane::{Finished, Lane, META, checksum};
 use super::order::{Move, Moved, Order, Sums, ToClient, ToOwner, Way};
 use super::port::Port;
 use super::walks::{Copying, Walk, Walks};
@@ -556,7 +557,8 @@ impl Port for Engine {
     /// Checking reads all of it at once: memory that no cache holds is asked for before.
     #[inline]
     fn expect_read(&mut self, volume: VolumeId, lba: Lba, bytes: u32) {
-        if let Some(Found { block, .. }) = find(&self.lane, &self.store, (volume, lba), bytes) {
+        if let Some(Found { block, sums }) = find(&self.lane, &self.store, (volume, lba), bytes) {
+            sums.into_iter().for_each(|sums| prefetch(sums.as_ptr().cast(), size_of_val(sums)));
             self.lane.expect_read(block, bytes);
         }
     }
@@ -567,7 +569,7 @@ impl Port for Engine {
             return Err(buffer);
         }
         let Some(prepared) = self.store.prepare(volume, VolumeBlock(lba.get())) else { return Err(buffer) };
-        let sum = if prepared.is_summed() { checksums(&buffer).next().unwrap_or_default() } else { 0 };
+        let sum = if prepared.is_summed() { checksum(&buffer) } else { 0 };
         match self.lane.take_over(queue, prepared.block(), buffer) {
             Ok(()) => {
                 self.store.finish_prepared(prepared, sum);
@@ -583,7 +585,9 @@ impl Port for Engine {
 
     #[inline]
     fn expect_write(&mut self, bytes: u32) {
-        if let Some(block) = self.store.next_block() {
+        if self.lane.is_memory()
+            && let Some(block) = self.store.next_block()
+        {
             self.lane.expect_write(block, bytes);
         }
     }
