@@ -318,9 +318,13 @@ fn stamp(count: u64) -> u8 {
 }
 
 fn queue(address: SocketAddr, number: u8) -> (Association, Peer) {
+    queue_of(FRONT, address, number)
+}
+
+fn queue_of(nqn: &str, address: SocketAddr, number: u8) -> (Association, Peer) {
     let place = Place {
         address,
-        subnqn: Nqn::new(FRONT).expect("valid"),
+        subnqn: Nqn::new(nqn).expect("valid"),
         hostnqn: Nqn::new(&format!("nqn.2026-01.org.example:host{number}")).expect("valid"),
         hostid: HostId([number; 16]),
     };
@@ -502,4 +506,124 @@ fn what_a_killed_head_has_left_is_confirmed_and_equal_or_can_be_deleted() {
         cluster.list(head).into_iter().map(|((name, _), holders)| (name, holders)).collect();
     println!("{} confirmed, {left} left over and deleted", confirmed.len());
     cluster.equal_content(&confirmed);
+}
+
+/// A block that is written, and one that is written twice, with a snapshot in between.
+fn snapshot_between_writes(cluster: &mut Cluster) -> (Peer, Association, Value) {
+    cluster.activate(0, &[0, 1, 2]);
+    let (association, mut queue) = queue(cluster.nodes[0].front, 9);
+    for lba in [5, 700] {
+        assert!(peer::write_block(&mut queue, lba, 0x11).is_success());
+    }
+    cluster.manage_until(0, "whole", is_whole);
+    let taken = cluster.snapshot(0, "base").expect("taken");
+    assert_eq!(taken["replicas"], json!(["own", "r1n1", "r2n1"]));
+    assert!(peer::write_block(&mut queue, 5, 0x22).is_success());
+    (queue, association, taken["moment"].clone())
+}
+
+#[test]
+fn clones_of_one_moment_are_a_volume_of_their_own_without_copying() {
+    let mut cluster = Cluster::start();
+    let (mut queue, _association, moment) = snapshot_between_writes(&mut cluster);
+    let clone = |node: usize, name: &str| {
+        let params = json!({"snapshot_name": "s/r@base", "clone_name": name});
+        cluster.call(node, "bdev_lvol_clone", params).expect("cloned");
+    };
+    let make = |node: usize, clone: &str, moment: &Value| {
+        let params = json!({"name": "copy", "bdev_name": format!("s/{clone}"), "volume": FOREIGN, "size_bytes": SIZE, "moment": moment});
+        cluster.call(node, "replica_create", params)
+    };
+    clone(0, "w");
+    let error = make(0, "w", &json!(FOREIGN)).expect_err("another moment");
+    assert!(error.0 == -22 && error.1.contains("no clone"), "{error:?}");
+    let error = make(0, "r@base", &moment).expect_err("a snapshot");
+    assert!(error.0 < 0, "{error:?}");
+    let front = free_address();
+    listen(&cluster.nodes[0].daemon, &replica_nqn(7), "s/w", front);
+    {
+        let (_association, mut written) = queue_of(&replica_nqn(7), front, 8);
+        assert!(peer::write_block(&mut written, 3, 0x33).is_success());
+    }
+    cluster.call(0, "nvmf_delete_subsystem", json!({"nqn": replica_nqn(7)})).expect("deleted");
+    let error = make(0, "w", &moment).expect_err("written");
+    assert!(error.1.contains("written since"), "{error:?}");
+
+    let backs: Vec<SocketAddr> = (0..NODES).map(|_| free_address()).collect();
+    for (node, back) in backs.iter().enumerate() {
+        clone(node, "c");
+        make(node, "c", &moment).expect("a replica");
+        listen(&cluster.nodes[node].daemon, &replica_nqn(10 + node), "copy", *back);
+    }
+    for (node, back) in backs.iter().enumerate().skip(1) {
+        let attach = json!({
+            "name": format!("c{node}"), "trtype": "tcp", "traddr": back.ip(), "trsvcid": back.port().to_string(),
+            "subnqn": replica_nqn(10 + node),
+        });
+        cluster.call(0, "bdev_nvme_attach_controller", attach).expect("attached");
+    }
+    let replicas = json!(["copy", "c1n1", "c2n1"]);
+    cluster
+        .call(0, "volume_create", json!({"name": "c", "uuid": FOREIGN, "replicas": replicas}))
+        .expect("a volume");
+    cluster
+        .call(0, "volume_activate", json!({"name": "c", "epoch": 1, "in_sync": replicas}))
+        .expect("active");
+    let front = free_address();
+    listen(&cluster.nodes[0].daemon, &replica_nqn(20), "c", front);
+    let (_other, mut copy) = queue_of(&replica_nqn(20), front, 8);
+    for (lba, byte) in [(5, 0x11), (700, 0x11), (6, 0)] {
+        assert_eq!(peer::read_block(&mut copy, lba), Ok(byte));
+    }
+    let volume = cluster.call(0, "volume_get", json!({"name": "c"})).expect("a volume");
+    assert_eq!(volume["regions_to_copy"], 0, "{volume}");
+    assert!(peer::write_block(&mut copy, 6, 0x44).is_success());
+    assert_eq!(peer::read_block(&mut queue, 5), Ok(0x22), "the volume went its own way");
+}
+
+#[test]
+fn replicas_that_were_rolled_back_and_others_are_never_taken_for_equal() {
+    let mut cluster = Cluster::start();
+    let (mut queue, _association, moment) = snapshot_between_writes(&mut cluster);
+    let error =
+        cluster.call(1, "bdev_lvol_rollback", json!({"lvol_name": "s/r", "snapshot_name": "s/r@base"}));
+    assert_eq!(error.expect_err("it is a replica").0, -16);
+    let roll_back = |cluster: &Cluster, node: usize| {
+        let epoch = cluster.epoch + 1;
+        let params = json!({"name": "own", "snapshot_name": "base", "moment": moment, "epoch": epoch});
+        cluster.call(node, "replica_rollback", params)
+    };
+    // One that went back before the others could: they hold what is newer, and it is given that again.
+    cluster.call(0, "volume_deactivate", json!({"name": "v"})).expect("let go");
+    let stale = json!({"name": "own", "snapshot_name": "base", "moment": moment, "epoch": cluster.epoch});
+    assert_eq!(cluster.call(1, "replica_rollback", stale).expect_err("a head of that epoch").0, -116);
+    roll_back(&cluster, 1).expect("rolled back");
+    cluster.activate(0, &[0, 1, 2]);
+    cluster.manage_until(0, "whole again", is_whole);
+    assert_eq!(peer::read_block(&mut queue, 5), Ok(0x22));
+    // Two go back, and one is down meanwhile: what it holds is not believed.
+    cluster.call(0, "volume_deactivate", json!({"name": "v"})).expect("let go");
+    cluster.kill(2);
+    for node in [0, 1] {
+        roll_back(&cluster, node).expect("rolled back");
+    }
+    cluster.kill(1);
+    cluster.restart(1);
+    cluster.activate(0, &[0, 1]);
+    assert_eq!(peer::read_block(&mut queue, 5), Ok(0x11));
+    cluster.restart(2);
+    cluster.manage_until(0, "whole again", is_whole);
+    let regions = SIZE
+        / cluster.call(0, "volume_get", json!({"name": "v"})).expect("a volume")["region_bytes"]
+            .as_u64()
+            .expect("bytes");
+    let volume = cluster.call(0, "volume_get", json!({"name": "v"})).expect("a volume");
+    assert!(volume["regions_copied"].as_u64() >= Some(regions), "{volume}");
+    for (node, others) in [(1, [0, 1, 2]), (2, [0, 1, 2])] {
+        cluster.call((node + 2) % 3, "volume_deactivate", json!({"name": "v"})).expect("let go");
+        cluster.activate(node, &others);
+        let (_association, mut queue) = self::queue(cluster.nodes[node].front, 9);
+        assert_eq!(peer::read_block(&mut queue, 5), Ok(0x11));
+        assert_eq!(peer::read_block(&mut queue, 700), Ok(0x11));
+    }
 }

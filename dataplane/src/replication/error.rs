@@ -88,6 +88,34 @@ pub enum ReplicationError {
     /// The replicas were not equal in time, or not until the end.
     #[error("volume {0} was not frozen until now")]
     NotFrozen(String),
+    /// A device that is not what a snapshot of that moment holds.
+    #[error("device {device} is no clone of a snapshot of that moment")]
+    NoMoment {
+        /// Which.
+        device: String,
+    },
+    /// A moment without a size.
+    #[error("a replica that begins with a moment needs size_bytes, that of the volume that was snapshot")]
+    MomentSize,
+    /// A device that was written since it was made of a snapshot.
+    #[error(
+        "device {device} was written since it was cloned: it is not equal to other clones of that moment"
+    )]
+    Written {
+        /// Which.
+        device: String,
+    },
+    /// What the store said.
+    #[error(transparent)]
+    Store(#[from] crate::lvol::StoreError),
+    /// A head above that epoch was accepted.
+    #[error("replica {replica} has accepted epoch {epoch}")]
+    Later {
+        /// Which.
+        replica: String,
+        /// Its epoch.
+        epoch: u64,
+    },
     /// No name of a snapshot of a volume.
     #[error("{0:?} is no name of a snapshot: 1 to 63 bytes, printable, without spaces, '/', '@' and '~'")]
     SnapshotName(String),

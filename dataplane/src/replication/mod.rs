@@ -27,7 +27,7 @@ mod window;
 pub use error::ReplicationError;
 pub use moments::{TakenSnapshot, VolumeSnapshot};
 pub use options::ResyncOptions;
-pub use replica::{ReplicaDevice, ReplicaInfo};
+pub use replica::{ReplicaDevice, ReplicaInfo, Start};
 pub use table::{CreateVolume, ReplicaStatus, VolumeEvent, VolumeStatus, VolumeTable};
 pub use volume::VolumeDevice;
 pub(crate) use window::BLOCKS as REPLICA_BLOCKS;

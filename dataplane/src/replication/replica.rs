@@ -44,6 +44,39 @@ pub struct ReplicaInfo {
     pub sound: bool,
 }
 
+/// What a new replica begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// Nothing. `zeroed`: the device reads as zeroes everywhere, so that all such replicas are equal.
+    Empty {
+        /// See above.
+        zeroed: bool,
+    },
+    /// The device is a clone of what a snapshot of this moment holds, and nothing was written to it since: all such replicas are
+    /// equal.
+    Moment(Uuid),
+}
+
+impl Start {
+    fn zeroed(self) -> Option<bool> {
+        match self {
+            Self::Empty { zeroed } => Some(zeroed),
+            Self::Moment(_) => None,
+        }
+    }
+
+    /// Whether a device with this superblock is a clone of that moment.
+    fn is_of(self, found: &Superblock) -> bool {
+        matches!(self, Self::Moment(moment) if moment == found.moment && !moment.is_nil())
+    }
+
+    /// Whether a device that is a replica already is not one that began so.
+    fn is_refused(self, found: &Superblock) -> bool {
+        let began = |moment: Uuid| found.lineage == Lineage::of_moment(moment.as_u128());
+        matches!(self, Self::Moment(moment) if !began(moment))
+    }
+}
+
 /// One copy of a volume.
 pub struct ReplicaDevice {
     shared: Arc<Shared>,
@@ -139,6 +172,10 @@ impl State {
 }
 
 impl Shared {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,6 +233,34 @@ impl Disk {
         Ok(self.media.flush()?)
     }
 
+    /// Gives a replica, whose newest superblock had this sequence, another superblock and clean bits; its new sequence. A crash
+    /// leaves one or the other.
+    pub(super) fn replace(
+        &mut self,
+        superblock: &Superblock,
+        sequence: u64,
+    ) -> Result<u64, ReplicationError> {
+        self.write_pages(superblock, true)?;
+        self.media.flush()?;
+        for next in 1..=2 {
+            self.write_superblock(superblock, sequence + next)?;
+        }
+        Ok(sequence + 2)
+    }
+
+    fn write_pages(&mut self, superblock: &Superblock, clean: bool) -> Result<(), ReplicationError> {
+        let regions = superblock.bytes.div_ceil(u64::from(superblock.region_bytes));
+        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64);
+        let words = [if clean { 0 } else { u64::MAX }; format::PAGE_WORDS];
+        for page in 0..u32::try_from(format::pages(regions)).unwrap_or(u32::MAX) {
+            for copy in 0..2 {
+                let block = format::encode_page(page, &words, 1);
+                self.media.write(Block(at + format::page_at(page, copy)), &block)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes an empty replica. With `equal`, its content is known to be that of the others: all zeroes.
     fn format(&mut self, superblock: &Superblock, equal: bool) -> Result<(), ReplicationError> {
         let regions = superblock.bytes.div_ceil(u64::from(superblock.region_bytes));
@@ -203,13 +268,7 @@ impl Disk {
         if at + format::metadata_blocks(regions) > self.media.blocks() {
             return Err(ReplicationError::TooSmall { device: self.device.clone(), bytes: superblock.bytes });
         }
-        let words = [if equal { 0 } else { u64::MAX }; format::PAGE_WORDS];
-        for page in 0..u32::try_from(format::pages(regions)).unwrap_or(u32::MAX) {
-            for copy in 0..2 {
-                let block = format::encode_page(page, &words, 1);
-                self.media.write(Block(at + format::page_at(page, copy)), &block)?;
-            }
-        }
+        self.write_pages(superblock, equal)?;
         for copy in 0..2 {
             let block = format::encode_superblock(superblock, 1);
             self.media.write(Block(at + format::superblock_at(copy)), &block)?;
@@ -221,7 +280,7 @@ impl Disk {
 
 impl ReplicaDevice {
     /// Opens the replica of `volume` on a device, and makes it when there is none. `bytes`: what hosts see; all that fits by
-    /// default. `zeroed`: the device reads as zeroes everywhere, so that a new replica needs no copying.
+    /// default. `start`: what a new one begins with.
     ///
     /// # Errors
     /// When the device fails, is too small, or holds a replica of another volume.
@@ -231,7 +290,7 @@ impl ReplicaDevice {
         (claim, stores): (Option<Claim>, Weak<StoreSet>),
         volume: Uuid,
         bytes: Option<u64>,
-        zeroed: bool,
+        start: Start,
     ) -> Result<Self, ReplicationError> {
         let mut disk = Disk::open(&base)?;
         let bytes = bytes.unwrap_or_else(|| disk.capacity());
@@ -239,6 +298,22 @@ impl ReplicaDevice {
             return Err(ReplicationError::TooSmall { device: disk.device.clone(), bytes });
         }
         let (superblock, sequence) = match disk.superblock(bytes)? {
+            Some((found, sequence)) if start.is_of(&found) => {
+                let fresh = Superblock {
+                    volume,
+                    content: Content::Whole,
+                    window: 0,
+                    state: ReplicaState { epoch: Epoch(0), head: HeadId::NONE },
+                    lineage: Lineage::of_moment(found.moment.as_u128()),
+                    moment: Uuid::nil(),
+                    ..found
+                };
+                let sequence = disk.replace(&fresh, sequence)?;
+                (fresh, sequence)
+            }
+            Some((found, _)) if start.is_refused(&found) => {
+                return Err(ReplicationError::NoMoment { device: disk.device.clone() });
+            }
             Some((found, _)) if found.volume != volume => {
                 let (device, found, wanted) = (disk.device.clone(), found.volume, volume);
                 return Err(ReplicationError::OtherVolume { device, found, wanted });
@@ -247,12 +322,18 @@ impl ReplicaDevice {
                 // What a snapshot held. Others may have gone on since then, and no bit says where.
                 tracing::warn!(device = disk.device, moment = %found.moment, "a replica of a snapshot: all is to be copied");
                 let (content, lineage, moment) = (Content::Fresh, Lineage::NONE, Uuid::nil());
-                let superblock = Superblock { content, lineage, moment, ..found };
+                // Its number of attachments went back as well: what is still on its way to a later one must not meet it.
+                let window = Uuid::new_v4().as_fields().1 % WINDOWS;
+                let superblock = Superblock { content, lineage, moment, window, ..found };
                 disk.format(&superblock, false)?;
                 (superblock, 1)
             }
             Some(found) => found,
+            None if start.zeroed().is_none() => {
+                return Err(ReplicationError::NoMoment { device: disk.device.clone() });
+            }
             None => {
+                let zeroed = start.zeroed() == Some(true);
                 let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
                 let superblock = Superblock {
                     volume,
@@ -295,6 +376,10 @@ impl ReplicaDevice {
                 clock,
             }),
         })
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What it is now.

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::errand::{Errand, ErrandError, ErrandKind, Held, LIST_MAX, Progress, Report};
 use super::error::ReplicationError;
-use super::replica::{Disk, Shared};
+use super::replica::{Disk, ReplicaDevice, Shared};
 use crate::lvol::{StoreError, StoreSet, Volume};
 use crate::store::VolumeKind;
-use crate::volume::Session;
-use crate::volume::format::Superblock;
+use crate::volume::format::{Content, Superblock};
+use crate::volume::{Epoch, Lineage, Session};
 
 /// Between a volume's name and that of its snapshot.
 const SEPARATOR: char = '@';
@@ -137,6 +137,54 @@ fn run(shared: &Shared, session: Session, errand: &Errand) -> Result<Progress, F
         ErrandKind::List { from } => return base.list(from as usize),
     }
     Ok(Progress::Done { list: Vec::new(), total: 0 })
+}
+
+impl ReplicaDevice {
+    /// Gives it the content of its snapshot of that name and moment, and refuses heads below `epoch`, also after a restart.
+    ///
+    /// A crash in the middle leaves a device that is found to be what a snapshot held, so that it is given everything.
+    pub(super) fn roll_back(&self, name: &str, moment: Uuid, epoch: Epoch) -> Result<(), ReplicationError> {
+        let shared = self.shared();
+        let (replica, said) = (shared.name().to_owned(), |Failure(_, message): Failure| message);
+        let base = Base::find(shared)
+            .map_err(said)
+            .map_err(|message| ReplicationError::NoStoreVolume { replica: replica.clone(), message })?;
+        let alias = base.alias(name, true);
+        if !base.has(name, true) || moment.is_nil() || base.moment_of(&alias) != moment {
+            return Err(ReplicationError::NoMoment { device: alias });
+        }
+        self.forbid(epoch)?;
+        let superblock = {
+            let mut state = shared.lock();
+            let accepted = state.machine.state();
+            if accepted.epoch >= epoch {
+                return Err(ReplicationError::Later { replica, epoch: accepted.epoch.0 });
+            }
+            if state.persisting || state.machine.session().is_some() || state.machine.is_busy() {
+                return Err(ReplicationError::Attaching(replica));
+            }
+            // Until it is over no head is accepted; if it fails half done, none is before a restart.
+            state.persisting = true;
+            let occasion = Uuid::new_v5(&moment, &epoch.0.to_le_bytes());
+            Superblock {
+                content: Content::Whole,
+                lineage: Lineage::of_moment(occasion.as_u128()),
+                state: accepted,
+                moment: Uuid::nil(),
+                ..state.superblock
+            }
+        };
+        if let Err(error) = base.stores.roll_back(&base.volume.alias(), &alias) {
+            shared.lock().persisting = false;
+            return Err(error.into());
+        }
+        let sequence = shared.lock().sequence;
+        let sequence = Disk::open(&shared.base)?.replace(&superblock, sequence)?;
+        let mut state = shared.lock();
+        (state.superblock, state.sequence, state.persisting) = (superblock, sequence, false);
+        state.machine.replaced();
+        Ok(())
+    }
 }
 
 impl<'a> Base<'a> {

@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use super::error::ReplicationError;
 use super::options::ResyncOptions;
-use super::replica::{ReplicaDevice, ReplicaInfo};
+use super::replica::{ReplicaDevice, ReplicaInfo, Start};
 use super::slots::Slots;
 use super::volume::{HeadStatus, Shape, VolumeDevice};
 use super::window::{Answers, DOOR_BYTES};
 use crate::device::{BlockSize, ClaimKind, Device, DeviceRegistry, Operations};
 use crate::lvol::{DeviceMedia, StoreSet};
-use crate::store::{Block, Media};
+use crate::store::{BLOCK_BYTES, Block, Media, VolumeBlock, VolumeKind};
 use crate::volume::{
     Epoch, Event, FreezeId, Frozen, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters,
 };
@@ -162,6 +162,56 @@ impl VolumeTable {
         bytes: Option<u64>,
         zeroed: bool,
     ) -> Result<(), ReplicationError> {
+        self.add(registry, name, base, (volume, bytes), Start::Empty { zeroed })
+    }
+
+    /// Makes a clone of a snapshot of that moment a replica of another volume, which begins with what it holds: replicas that begin
+    /// with the same moment are equal, and nothing is copied.
+    ///
+    /// # Errors
+    /// As [`Self::create_replica`]; when the device is no volume of a store that was cloned from a snapshot of that moment, or was
+    /// written since.
+    pub fn clone_replica(
+        &self,
+        registry: &DeviceRegistry,
+        name: &str,
+        base: &str,
+        (volume, bytes): (Uuid, u64),
+        moment: Uuid,
+    ) -> Result<(), ReplicationError> {
+        self.refuse_written(base, bytes)?;
+        self.add(registry, name, base, (volume, Some(bytes)), Start::Moment(moment))
+    }
+
+    /// Whether what hosts see of a clone is still what its snapshot holds.
+    fn refuse_written(&self, base: &str, bytes: u64) -> Result<(), ReplicationError> {
+        let device = || base.to_owned();
+        let stores = self.stores.upgrade().ok_or_else(|| ReplicationError::NoMoment { device: device() })?;
+        let (store, clone) = stores.find_volume(base)?;
+        let origin = clone.origin.ok_or_else(|| ReplicationError::NoMoment { device: device() })?;
+        let origin = format!("{}/{origin}", store.name());
+        if stores.find_volume(&origin)?.1.info.kind != VolumeKind::Snapshot {
+            return Err(ReplicationError::NoMoment { device: device() });
+        }
+        let (end, mut next) = (bytes.div_ceil(BLOCK_BYTES as u64), Some(VolumeBlock(0)));
+        while let Some(start) = next.filter(|start| start.0 < end) {
+            let found = stores.differences(Some(&origin), base, start)?;
+            if found.ranges.first().is_some_and(|range| range.at.0 < end) {
+                return Err(ReplicationError::Written { device: device() });
+            }
+            next = found.next;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &self,
+        registry: &DeviceRegistry,
+        name: &str,
+        base: &str,
+        (volume, bytes): (Uuid, Option<u64>),
+        start: Start,
+    ) -> Result<(), ReplicationError> {
         let claim = registry.claim(base, ClaimKind::Exclusive, &format!("replica {name}"))?;
         let device = Arc::clone(claim.device());
         let replica = Arc::new(ReplicaDevice::open(
@@ -170,7 +220,7 @@ impl VolumeTable {
             (Some(claim), Weak::clone(&self.stores)),
             volume,
             bytes,
-            zeroed,
+            start,
         )?);
         registry.add(Arc::clone(&replica) as Arc<dyn Device>)?;
         locked(&self.replicas).insert(name.to_owned(), replica);
@@ -467,6 +517,23 @@ impl VolumeTable {
         let replica = locked(&self.replicas).get(name).cloned();
         let replica = replica.ok_or_else(|| ReplicationError::NotFound(name.to_owned()))?;
         replica.forbid(Epoch(epoch))
+    }
+
+    /// Gives a replica of this process the content that its snapshot holds, and refuses every head below `epoch`.
+    ///
+    /// # Errors
+    /// When there is no such replica or snapshot, the snapshot is not of that moment, a head of that epoch or a higher one was
+    /// accepted, or the device fails.
+    pub fn roll_back_replica(
+        &self,
+        name: &str,
+        snapshot: &str,
+        moment: Uuid,
+        epoch: u64,
+    ) -> Result<(), ReplicationError> {
+        let replica = locked(&self.replicas).get(name).cloned();
+        let replica = replica.ok_or_else(|| ReplicationError::NotFound(name.to_owned()))?;
+        replica.roll_back(snapshot, moment, Epoch(epoch))
     }
 
     /// Whether this node serves a volume; `None` when there is none of that name.

@@ -4,6 +4,7 @@ use fabrics::Now;
 
 use super::machine::{Phase, Volume};
 use super::pending::Purpose;
+use super::roster;
 use super::{Bitmap, Epoch, Event, Joined, Lane, LossReason, Members, Outcome, ReplicaIndex, RequestOp};
 
 /// A record that this head cannot follow.
@@ -130,6 +131,14 @@ impl Volume {
         if fresh != joined && !fresh.is_empty() {
             // They were made after the others were used.
             return self.give_up(fresh, LossReason::Restarted, now);
+        }
+        let lineage = |replica: ReplicaIndex| {
+            self.peers[replica.index()].joined.as_ref().map(|joined| (replica, joined.lineage))
+        };
+        let lineages: Vec<_> = joined.iter().filter_map(lineage).collect();
+        let differing = roster::differing(&lineages);
+        if !differing.is_empty() {
+            return self.give_up(differing, LossReason::Differs, now);
         }
         let sound: Members = joined.iter().filter(trusted).collect();
         if sound != joined && !sound.is_empty() {

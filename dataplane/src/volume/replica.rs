@@ -68,6 +68,12 @@ impl Replica {
         self.session
     }
 
+    /// It was given other content, all of which is on its media: it lacks nothing of that.
+    pub fn replaced(&mut self) {
+        assert!(self.session.is_none());
+        self.sound = true;
+    }
+
     /// Nothing more is taken from whoever is attached.
     pub fn detach(&mut self) {
         self.session = None;

@@ -201,6 +201,8 @@ pub enum LossReason {
     Restarted,
     /// Somebody wants it to be left alone.
     Cancelled,
+    /// It was given the content of a moment, and others were not, or that of another one.
+    Differs,
 }
 
 impl LossReason {
@@ -212,6 +214,7 @@ impl LossReason {
             Self::Media => "media",
             Self::Restarted => "restarted",
             Self::Cancelled => "cancelled",
+            Self::Differs => "differs",
         }
     }
 }

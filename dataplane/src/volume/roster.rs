@@ -27,6 +27,28 @@ pub struct Lineage {
 impl Lineage {
     /// None was adopted yet.
     pub const NONE: Self = Self { head: HeadId::NONE, number: 0 };
+
+    /// That of replicas that were given the content of one moment, and no head has given another since. The same for all of
+    /// one occasion, and for no other.
+    pub fn of_moment(occasion: u128) -> Self {
+        Self { head: HeadId(occasion), number: u32::MAX }
+    }
+
+    /// Whether it is one of [`Lineage::of_moment`].
+    pub fn is_of_moment(self) -> bool {
+        self.number == u32::MAX
+    }
+}
+
+/// Of these recorded replicas, those that cannot be taken for equal to the rest: some were given the content of a moment, and the others
+/// not, or that of another moment. Who was given nothing stays.
+pub(super) fn differing(said: &[(ReplicaIndex, Lineage)]) -> Members {
+    let mut of_moment = said.iter().filter(|(_, lineage)| lineage.is_of_moment());
+    let Some((_, first)) = of_moment.next() else { return Members::NONE };
+    let rest = said.iter().any(|(_, lineage)| !lineage.is_of_moment());
+    let differs =
+        |(_, lineage): &&(ReplicaIndex, Lineage)| lineage.is_of_moment() && (rest || lineage != first);
+    said.iter().filter(differs).map(|(replica, _)| *replica).collect()
 }
 
 /// The replicas cannot be changed like this.
@@ -197,4 +219,29 @@ pub fn check_removal(members: u8, min_in_sync: u8) -> Result<(), RosterRefused> 
         return Err(RosterRefused::TooFew { left, min_in_sync });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_with_the_content_of_a_moment_are_equal_only_among_themselves() {
+        let said = |lineages: &[Lineage]| -> Vec<(ReplicaIndex, Lineage)> {
+            (0..).map(ReplicaIndex).zip(lineages.iter().copied()).collect()
+        };
+        let members = |list: &[u8]| -> Members { list.iter().copied().map(ReplicaIndex).collect() };
+        let head = |number| Lineage { head: HeadId(7), number };
+        let (one, other) = (Lineage::of_moment(1), Lineage::of_moment(2));
+        for (lineages, differ) in [
+            (vec![head(1), head(2), Lineage::NONE], members(&[])),
+            (vec![one, one, one], members(&[])),
+            (vec![head(1), one, one], members(&[1, 2])),
+            (vec![one, Lineage::NONE], members(&[0])),
+            (vec![one, other, one], members(&[1])),
+            (vec![other, head(0), one], members(&[0, 2])),
+        ] {
+            assert_eq!(differing(&said(&lineages)), differ, "{lineages:?}");
+        }
+    }
 }

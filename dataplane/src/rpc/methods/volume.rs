@@ -41,6 +41,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "volume_snapshot" (TakeSnapshot) -> "the `moment`, a UUID; the `replicas` that keep the snapshot; and `left_over`, replicas that may hold one that is not confirmed", volume_snapshot, "Takes a snapshot of a volume that is active here: one of each replica in sync, where it lies, all of one moment, at which everything that was acknowledged is there. Replicas lie on volumes of stores: that of `r` is `r@NAME` there. When it fails no replica keeps one; the message names those that may hold an unconfirmed one, `r@NAME~`."),
     method!(read "volume_get_snapshots" (Named) -> "`snapshots` with `name`, `moment`, `confirmed` and the `replicas` that hold it; and `silent`, replicas that did not say", volume_get_snapshots, "Lists the snapshots that attached replicas of a volume hold. The volume is active here."),
     method!(read "volume_delete_snapshot" (WhichSnapshot) -> "the `replicas` that held it, and `silent`, replicas that could not be asked", volume_delete_snapshot, "Deletes a snapshot, confirmed or not, on every attached replica. The volume is active here."),
+    method!(change "replica_rollback" (ReplicaRollback) -> "`true`", replica_rollback, "Gives a replica of this process the content of its snapshot, and lets it refuse every head below an epoch. For all replicas of a volume that is active nowhere."),
     method!(read "replica_fence" (ReplicaFence) -> "`true`", replica_fence, "Lets a replica of this process refuse every head below an epoch, also after a restart. Returns once nothing of them is under way."),
     method!(read "volume_get" (Named) -> "the volume", volume_get, "Tells how a volume is, as this node knows it."),
     method!(read "volume_list" (super::NoParams) -> "a list of volumes", volume_list, "Lists the volumes."),
@@ -61,6 +62,24 @@ described! {
         /// The device reads as zeroes everywhere, so that a new replica is equal to others of its kind and needs no copying.
         /// Default `false`.
         zeroed: Option<bool>,
+        /// What `volume_snapshot` gave: the device is a clone of that snapshot, to which nothing was written, and a new replica
+        /// begins with what it holds. Replicas of one moment are equal and need no copying. `size_bytes` is that of the volume
+        /// that was snapshot.
+        moment: Option<Uuid>,
+    }
+}
+
+described! {
+    /// To what a replica goes back.
+    struct ReplicaRollback {
+        /// Name of the replica.
+        name: String,
+        /// Name of the volume's snapshot.
+        snapshot_name: String,
+        /// What `volume_snapshot` gave.
+        moment: Uuid,
+        /// The lowest epoch that a head may have from then on, the same for all replicas that go back together.
+        epoch: u64,
     }
 }
 
@@ -213,11 +232,13 @@ fn refused(error: &ReplicationError) -> RpcError {
         | ReplicationError::InUse(_)
         | ReplicationError::Attaching(_) => Errno::BUSY,
         ReplicationError::NotYet(_) => Errno::INPROGRESS,
-        ReplicationError::Members(_) | ReplicationError::NotFrozen(_) | ReplicationError::NotTaken { .. } => {
-            Errno::STALE
-        }
+        ReplicationError::Members(_)
+        | ReplicationError::Later { .. }
+        | ReplicationError::NotFrozen(_)
+        | ReplicationError::NotTaken { .. } => Errno::STALE,
         ReplicationError::TooSmall { .. } => Errno::NOSPC,
         ReplicationError::Unreachable(_) => Errno::HOSTUNREACH,
+        ReplicationError::Store(error) => return super::lvol::refused(error),
         ReplicationError::Media(_) | ReplicationError::Open(_) => Errno::IO,
         ReplicationError::System(source) => Errno::from_io_error(source).unwrap_or(Errno::IO),
         _ => Errno::INVAL,
@@ -232,10 +253,18 @@ fn outcome(result: Result<(), ReplicationError>) -> RpcResult {
 }
 
 fn replica_create(control: &Control, params: ReplicaCreate) -> RpcResult {
-    let ReplicaCreate { name, bdev_name, volume, size_bytes, zeroed } = params;
-    let zeroed = zeroed.unwrap_or(false);
-    let made =
-        control.volumes.create_replica(&control.devices, &name, &bdev_name, volume, size_bytes, zeroed);
+    let ReplicaCreate { name, bdev_name, volume, size_bytes, zeroed, moment } = params;
+    let (volumes, devices) = (&control.volumes, &control.devices);
+    let made = match (moment, size_bytes) {
+        (Some(moment), Some(bytes)) => {
+            volumes.clone_replica(devices, &name, &bdev_name, (volume, bytes), moment)
+        }
+        (Some(_), None) => Err(ReplicationError::MomentSize),
+        (None, _) => {
+            let zeroed = zeroed.unwrap_or(false);
+            volumes.create_replica(devices, &name, &bdev_name, volume, size_bytes, zeroed)
+        }
+    };
     made.map_err(|error| refused(&error))?;
     control.notifications.push(Topic::BdevRegister, name.clone());
     Ok(Value::String(name))
@@ -395,6 +424,11 @@ fn volume_delete_snapshot(control: &Control, params: WhichSnapshot) -> RpcResult
     let deleted = control.volumes.delete_snapshot(&params.name, &params.snapshot_name);
     let (replicas, silent) = deleted.map_err(|error| refused(&error))?;
     Ok(json!({"replicas": replicas, "silent": silent}))
+}
+
+fn replica_rollback(control: &Control, params: ReplicaRollback) -> RpcResult {
+    let ReplicaRollback { name, snapshot_name, moment, epoch } = params;
+    outcome(control.volumes.roll_back_replica(&name, &snapshot_name, moment, epoch))
 }
 
 fn replica_fence(control: &Control, params: ReplicaFence) -> RpcResult {

@@ -58,7 +58,7 @@ fn errno(errno: Errno, detail: impl std::fmt::Display) -> RpcError {
 
 /// The code that SPDK has for each refusal: a negated `errno`, but for what its store refuses, which are invalid
 /// parameters with the system's words.
-fn refused(error: &StoreError) -> RpcError {
+pub(super) fn refused(error: &StoreError) -> RpcError {
     match error {
         StoreError::NoStore { .. } | StoreError::NoVolume { .. } | StoreError::NotAStore { .. } => {
             errno(Errno::NODEV, error)

@@ -60,8 +60,24 @@ fn blocks_now(control: &Control, name: &str) -> Result<u64, RpcError> {
     Ok(volume.info.blocks)
 }
 
+/// A replica that goes back must say so: nobody would know that it lacks what was written since.
+fn refuse_replica(control: &Control, name: &str) -> Result<(), RpcError> {
+    let users = control.devices.look(name).map(|device| device.users).unwrap_or_default();
+    match users.into_iter().find(|user| user.starts_with("replica ")) {
+        Some(user) => {
+            let RpcError { code, message } = RpcError::errno(Errno::BUSY);
+            Err(RpcError {
+                code,
+                message: format!("{message}: {name} is in use by {user}: replica_rollback"),
+            })
+        }
+        None => Ok(()),
+    }
+}
+
 pub(super) fn rollback(control: &Control, params: Rollback) -> RpcResult {
     let before = blocks_now(control, &params.lvol_name)?;
+    refuse_replica(control, &params.lvol_name)?;
     let after = control.stores.roll_back(&params.lvol_name, &params.snapshot_name);
     resized(control, before, &after.map_err(|error| refused(&error))?);
     done()
