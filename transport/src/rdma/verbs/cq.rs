@@ -26,7 +26,7 @@ pub(crate) enum WorkKind {
     Send,
     /// The peer's memory was read.
     Read,
-    /// Something that nobody asked to be told of.
+    /// Something that ends no work: a write, before the message that follows it.
     Other,
 }
 

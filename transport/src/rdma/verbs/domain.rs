@@ -38,7 +38,13 @@ pub(crate) struct Limits {
     pub(crate) reads_sent: u8,
     /// iWARP: what a read fills must be writable by the peer.
     pub(crate) iwarp: bool,
+    /// Linux' soft iWARP sends what an unsignaled write has from the buffer itself, and reports the work that follows it as
+    /// done when TCP has taken the pages, not sent them (`siw_qp_prepare_tx`). What is signaled it copies.
+    pub(crate) writes_must_be_signaled: bool,
 }
+
+/// What siw calls its vendor: "bmt".
+const SOFT_IWARP_VENDOR: u32 = 0x62_6D74;
 
 /// Keys of registered memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,5 +232,6 @@ fn limits(context: NonNull<sys::ibv_context>) -> Result<Limits, VerbsError> {
         reads_served: reads(attr.max_qp_rd_atom),
         reads_sent: reads(attr.max_qp_init_rd_atom),
         iwarp: transport == sys::ibv_transport_type::IBV_TRANSPORT_IWARP,
+        writes_must_be_signaled: attr.vendor_id == SOFT_IWARP_VENDOR,
     })
 }

@@ -1,7 +1,7 @@
 //! Queue pairs: batched posts, and the buffers of work that is under way.
 //!
 //! Work is named by 32 bits whose low half is a slot below [`QpConfig::slots`]; a slot has one piece of work at a time. A
-//! piece of work is several requests when its buffer is in several parts; only the last of them is told of. Work that does
+//! piece of work is several requests when its buffer is in several parts; only the last of them ends it. Work that does
 //! not fit the send queue waits here, in order.
 
 use std::collections::VecDeque;
@@ -422,7 +422,8 @@ impl Sends {
         });
     }
 
-    /// One request for each part of a buffer; `after` more follow. Only the last of all is told of.
+    /// One request for each part of a buffer; `after` more follow. Only the last of all is told of, but where the device
+    /// reports writes too early unless it tells of each.
     fn push_parts(
         &mut self,
         work: u32,
@@ -435,9 +436,11 @@ impl Sends {
         let mut address = remote.address;
         // Data that cannot be registered fails at the device: no memory has this key.
         let lkey = self.domain.keys(buffer).map_or(0, |keys| keys.local);
+        let tells_all =
+            opcode == sys::ibv_wr_opcode::IBV_WR_RDMA_WRITE && self.domain.limits().writes_must_be_signaled;
         for (index, (ptr, len)) in (1..).zip(buffer.raw_parts()) {
             let more = parts - index + after;
-            let signaled = if more == 0 { sys::ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
+            let signaled = if more == 0 || tells_all { sys::ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
             let length = u32::try_from(len).unwrap_or(u32::MAX);
             self.waiting.push_back(Request {
                 wr_id: self.connection | u64::from(work),
