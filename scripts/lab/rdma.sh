@@ -51,6 +51,16 @@ refusal='invalid private data length'
 grep -q "connection rejected.*$refusal" /tmp/target.log
 connect_rdma "$address"
 device=$(device_ready)
+if [ -e /share/bin/rdma_stranger ]; then
+    step "what no host may ask for is refused with its own status, and the target serves on"
+    form=exact
+    # InfiniBand fills private data up.
+    [ "$RDMA_KIND" = siw ] || form=padded
+    /share/bin/rdma_stranger "$address:$RDMA_PORT" "$form" || fail "an answer was another than it should be"
+    fio_verify "$device" --bs=4k --size=2M --iodepth=8
+else
+    echo "- examples/rdma_stranger is not built: no request as no host may make it"
+fi
 inside_rpc nvmf_subsystem_get_qpairs "{\"nqn\":\"$NQN\"}" >/tmp/qpairs
 grep -q RDMA /tmp/qpairs
 inside_rpc nvmf_get_stats '{}' | grep -q RDMA

@@ -47,6 +47,10 @@ pub fn check_request(
     if qid.0 > limits.qid_max {
         return Err(CmStatus::INVALID_QID);
     }
+    // Which controller it is the Connect command says; what is none is refused at once.
+    if qid != QueueId::ADMIN && request.cntlid.get() > ControllerId::MAX.0 {
+        return Err(CmStatus::INVALID_CNTLID);
+    }
     let most = if qid == QueueId::ADMIN { limits.admin_entries_max } else { limits.io_entries_max };
     let commands = request.hsqsize.get().checked_add(1).ok_or(CmStatus::INVALID_HSQSIZE)?;
     if commands < 2 || commands > most.min(DEPTH_MAX) {
@@ -100,6 +104,8 @@ mod tests {
         assert_eq!(refused(|r| r.hsqsize = U16::new(1024)), CmStatus::INVALID_HSQSIZE);
         assert_eq!(refused(|r| r.hsqsize = U16::new(u16::MAX)), CmStatus::INVALID_HSQSIZE);
         assert_eq!(refused(|r| r.hrqsize = U16::new(0)), CmStatus::INVALID_HRQSIZE);
+        assert_eq!(refused(|r| r.cntlid = U16::new(0xFFF0)), CmStatus::INVALID_CNTLID);
+        assert_eq!(refused(|r| r.cntlid = U16::new(u16::MAX)), CmStatus::INVALID_CNTLID);
         let admin_too_deep = refused(|r| {
             r.qid = U16::new(0);
             r.hsqsize = U16::new(128);

@@ -5,6 +5,7 @@
 
 mod host;
 mod look;
+pub mod stranger;
 pub mod target;
 mod verbs;
 
