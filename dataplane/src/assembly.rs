@@ -20,8 +20,7 @@ use transport::{ListenerId, TransportId, TransportKind};
 
 use crate::target::limits::IO_QUEUES_MAX;
 use crate::target::{
-    BoundListener, ControlError, ListenAddress, Listeners, ReactorTarget, Target, TargetPoller,
-    TransportOptions,
+    BoundListener, ControlError, Listeners, ReactorTarget, Target, TargetPoller, TransportOptions,
 };
 
 /// Connections of the TCP transport: each costs some kilobytes here and its socket buffers in the kernel.
@@ -132,6 +131,7 @@ impl Assembly {
         let rdma = RdmaTarget::new(RDMA, rdma_config(&options))?;
         let listeners = Arc::new(RdmaListeners(Arc::clone(&rdma)));
         self.target.create_transport(TransportKind::Rdma, options, listeners)?;
+        follow_listeners(&rdma, &self.target)?;
         for reactor in &self.reactors {
             let rdma = Arc::clone(&rdma);
             on_reactor(reactor, move |context| drive_rdma(context, &rdma))?;
@@ -158,20 +158,6 @@ impl Assembly {
     #[must_use]
     pub fn rdma_events(&self) -> RdmaDeviceEvents {
         self.rdma.get().map(|rdma| rdma.device_events()).unwrap_or_default()
-    }
-
-    /// Whether an address that a subsystem has is still listened on: the device under it may be gone.
-    #[must_use]
-    pub fn is_listening(&self, address: &ListenAddress) -> bool {
-        match address.transport {
-            TransportKind::Tcp => true,
-            TransportKind::Rdma => {
-                let listens = |rdma: &Arc<RdmaTarget>| {
-                    rdma.listeners().iter().any(|(_, socket)| *socket == address.socket)
-                };
-                self.rdma.get().is_some_and(listens)
-            }
-        }
     }
 
     /// What each reactor's TCP driver did; empty without the transport.
@@ -281,4 +267,29 @@ impl Listeners for RdmaListeners {
     fn close(&self, listener: ListenerId) {
         self.0.unlisten(listener, false);
     }
+
+    fn is_listening(&self, listener: ListenerId) -> bool {
+        self.0.is_listening(listener)
+    }
+}
+
+/// Keeps what discovery offers in step with the listeners that a transport lost and got back, on a thread of its own: the
+/// transport tells of them on a reactor, and a change waits for every reactor. The thread ends with the transport.
+fn follow_listeners(rdma: &RdmaTarget, target: &Arc<Target>) -> std::io::Result<()> {
+    // One is enough: whoever takes it sees all that changed until then.
+    let (changed, changes) = std::sync::mpsc::sync_channel::<()>(1);
+    let target = Arc::downgrade(target);
+    std::thread::Builder::new().name("rdma-listeners".to_owned()).spawn(move || {
+        while changes.recv().is_ok() {
+            let Some(target) = target.upgrade() else { return };
+            if let Err(error) = target.refresh_listening(TransportKind::Rdma) {
+                tracing::warn!(%error, "discovery was not told of RDMA listeners that went or came");
+            }
+        }
+    })?;
+    rdma.on_listeners_changed(Box::new(move || {
+        // Full: the thread has yet to look.
+        let _ = changed.try_send(());
+    }));
+    Ok(())
 }

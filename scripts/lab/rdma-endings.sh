@@ -14,10 +14,10 @@ connected() { [ "$(inside_rpc nvmf_subsystem_get_qpairs "{\"nqn\":\"$NQN\"}" | j
 live() { [ "$(cat "$(controller_of "$address")/state")" = live ]; }
 not_live() { ! live; }
 
-# A run of our host that only an error ends.
+# perf_start [KEEP_ALIVE TIMEOUT WORKLOAD]: a run of our host that only an error ends.
 perf_start() {
-    "$POLLUX" perf -t rdma -a "$address" -s "$RDMA_PORT" -n "$NQN" --workload randrw --size 4k --depth 8 --time 600 \
-        --keep-alive-tmo "$KEEP_ALIVE" --timeout 5 >/tmp/perf.out 2>&1 &
+    "$POLLUX" perf -t rdma -a "$address" -s "$RDMA_PORT" -n "$NQN" --workload "${3:-randrw}" --size 4k --depth 8 --time 600 \
+        --keep-alive-tmo "${1:-$KEEP_ALIVE}" --timeout "${2:-5}" >/tmp/perf.out 2>&1 &
     PERF=$!
     eventually 20 connected
 }
@@ -110,7 +110,24 @@ for _ in 1 2 3; do
     load_moves 100
 done
 
+# ends_soon REASON: our run ends before keep-alive or a time-out could end it, and says why.
+ends_soon() {
+    ends_badly "$PERF" 6
+    cat /tmp/perf.out
+    grep -q "$1" /tmp/perf.out || fail "our host does not say why"
+}
+
 if [ "$RDMA_KIND" = siw ]; then
+    step "the link goes down under our host too: it ends soon; the kernel's returns"
+    perf_start 10 60 randread
+    eventually 20 qpairs 4 # the kernel's two, and two
+    ip link set vec0 down
+    # In one guest the connection itself would go on.
+    ends_soon 'its port is down'
+    ip link set vec0 up
+    eventually 60 live
+    load_moves 100
+
     step "the link goes down under load and comes back"
     ip link set vec0 down
     ip link set vec0 up
@@ -132,15 +149,19 @@ if [ "$RDMA_KIND" = siw ]; then
 else
     # Soft RoCE with both ends on one device makes no connection any more after its link was down, not even the kernel's
     # host with the kernel's target: what can be asked is that nothing is held.
-    step "the link goes down: the host is let go"
+    step "the link goes down: our host ends soon, and the kernel's is let go"
     load_end
     no_io_errors
+    perf_start 10 60 randread
+    eventually 20 qpairs 4 # the kernel's two, and two
     ip link set vec0 down
+    # Soft RoCE puts what is on the port in error as well, and that may be noticed first.
+    ends_soon 'its port is down\|closed the connection'
     eventually 60 not_live
     eventually 20 grep -q 'a port of an RDMA device is down' /tmp/target.log
 fi
 
 step "nothing is left behind, and the target ends in order"
-eventually 20 qpairs 0
+eventually 40 qpairs 0
 kill -TERM "$INSIDE_PID"
 wait "$INSIDE_PID"

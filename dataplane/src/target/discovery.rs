@@ -16,7 +16,9 @@ pub(super) fn log_page(view: &TargetView, controller: &Controller, parameter: u8
     let host = &controller.host.nqn;
     let local = controller.local_ip();
     let port_local = parameter & lsp::PORT_LOCAL != 0;
-    let here = |listener: &Listener| !port_local || listener.address == controller.address;
+    let here = |listener: &Listener| {
+        listener.is_listening() && (!port_local || listener.address == controller.address)
+    };
     let mut entries = Vec::new();
     for sub in view.subsystems.iter().flatten().filter(|sub| visible(sub, host)) {
         for listener in sub.listeners.iter().filter(|listener| here(listener)) {

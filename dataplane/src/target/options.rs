@@ -120,6 +120,10 @@ pub trait Listeners: Send + Sync {
     fn open(&self, address: SocketAddr) -> std::io::Result<BoundListener>;
     /// Stops accepting; connections that were accepted stay.
     fn close(&self, listener: ListenerId);
+    /// Whether hosts can reach it: what is under it may be gone, until it returns.
+    fn is_listening(&self, _listener: ListenerId) -> bool {
+        true
+    }
 }
 
 /// An address that is listened on.
@@ -273,6 +277,8 @@ pub struct ListenerInfo {
     pub address: ListenAddress,
     /// State of each ANA group, group 1 first; empty on the discovery subsystem.
     pub ana_states: Vec<AnaState>,
+    /// Whether hosts can reach it; else its device or address is gone, until it returns.
+    pub listening: bool,
 }
 
 /// A subsystem that exists.

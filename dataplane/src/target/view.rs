@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use nvme::log::SmartLog;
 use nvme::{HostId, Nqn, Nsid};
@@ -110,6 +110,8 @@ pub(super) struct Listener {
     ana: Box<[AtomicU8]>,
     /// Counts ANA changes on this listener (CHGCNT).
     ana_changes: AtomicU64,
+    /// Hosts can reach it.
+    listening: AtomicBool,
 }
 
 impl Listener {
@@ -117,7 +119,17 @@ impl Listener {
         let state = AnaState::Optimized as u8;
         let ana = (0..groups).map(|_| AtomicU8::new(state)).collect();
         let address = ListenAddress { transport, socket: bound.address };
-        Self { address, bound, port, ana, ana_changes: AtomicU64::new(0) }
+        Self { address, bound, port, ana, ana_changes: AtomicU64::new(0), listening: AtomicBool::new(true) }
+    }
+
+    /// Whether hosts can reach it.
+    pub(super) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Acquire)
+    }
+
+    /// Sets whether hosts can reach it; whether that is news.
+    pub(super) fn set_listening(&self, listening: bool) -> bool {
+        self.listening.swap(listening, Ordering::AcqRel) != listening
     }
 
     /// State of a group (1 is the first), as in the ANA log page; groups that do not exist are optimized.

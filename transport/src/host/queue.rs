@@ -55,6 +55,9 @@ pub enum LinkError {
     /// Work of the queue pair failed.
     #[error("RDMA work failed: {0}")]
     Work(&'static str),
+    /// The device said that the connection is lost, before anything on it failed.
+    #[error("the RDMA device of the connection: {0}")]
+    Device(&'static str),
 }
 
 /// What a queue did.

@@ -72,6 +72,7 @@ pub(super) fn describe(sub: &SubsystemView) -> SubsystemInfo {
     let listener = |listener: &Arc<Listener>| ListenerInfo {
         address: listener.address,
         ana_states: if nvm { listener.ana_states() } else { Vec::new() },
+        listening: listener.is_listening(),
     };
     SubsystemInfo {
         kind: sub.kind,

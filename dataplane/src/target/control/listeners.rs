@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nvme::Nqn;
 use transport::TransportKind;
 
-use super::checks::{check_ana_group, limit, nvm};
+use super::checks::{bump_discovery, check_ana_group, limit, nvm};
 use super::{Outcome, Target};
 use crate::target::error::ControlError;
 use crate::target::limits;
@@ -50,6 +50,10 @@ impl Target {
         });
         match added {
             Ok(address) => {
+                // Another subsystem's address may be one that is lost at present.
+                if let Err(error) = self.refresh_listening(address.transport) {
+                    tracing::warn!(%error, "whether hosts can reach a new listener is not known");
+                }
                 self.tell_discovery();
                 Ok(address)
             }
@@ -74,6 +78,34 @@ impl Target {
         let through = |controller: &Arc<Controller>| controller.address == listener.address;
         self.destroy(registry.all().into_iter().filter(through).collect());
         self.tell_discovery();
+        Ok(())
+    }
+
+    /// Asks a transport which of its listeners hosts can reach; discovery offers no others, and hosts that are connected to it
+    /// are told of changes. Blocks until every reactor agreed: never call it on one.
+    ///
+    /// # Errors
+    /// When a reactor does not answer.
+    pub fn refresh_listening(&self, kind: TransportKind) -> Outcome {
+        let driver = {
+            let sockets = locked(&self.sockets);
+            sockets.drivers.iter().find(|(driven, _)| *driven == kind).map(|(_, driver)| Arc::clone(driver))
+        };
+        let Some(driver) = driver else { return Ok(()) };
+        let view = self.publisher.current();
+        let mut changed = false;
+        for listener in view.subsystems.iter().flatten().flat_map(|sub| &sub.listeners) {
+            if listener.address.transport == kind {
+                changed |= listener.set_listening(driver.is_listening(listener.bound.id));
+            }
+        }
+        if changed {
+            self.publisher.change(|view| {
+                bump_discovery(view);
+                Ok(())
+            })?;
+            self.tell_discovery();
+        }
         Ok(())
     }
 

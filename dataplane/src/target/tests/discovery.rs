@@ -9,6 +9,8 @@ use nvme::log::lid;
 use nvme::zerocopy::FromBytes;
 use nvme::{Nqn, Sqe, Status, opcode};
 
+use transport::{ListenerId, TransportKind};
+
 use super::events::request_event;
 use super::lab::{Dial, Lab, Link, address, host, nqn, subsystem};
 use crate::target::{Referral, SubsystemOptions};
@@ -78,6 +80,41 @@ fn a_change_moves_the_generation_and_is_told_on_persistent_connections() {
     let (after, entries) = page(&mut lab, &mut link);
     assert!(after > before);
     assert_eq!(entries.len(), 2);
+}
+
+#[test]
+fn a_listener_whose_device_is_gone_is_not_offered_until_it_returns_and_hosts_are_told_both_times() {
+    let mut lab = Lab::new(2);
+    lab.control(|target| target.add_listener(&subsystem(), address(4430)).unwrap());
+    let (mut link, _) = lab.controller(&Dial { kato: 30_000, reactor: 1, ..Dial::discovery(1) });
+    let on = SetFeatures::new(fid::ASYNC_EVENT_CONFIG, async_event::DISCOVERY_LOG).to_sqe(1);
+    assert_eq!(lab.status(&mut link, on, None), Status::SUCCESS);
+    let (before, _) = page(&mut lab, &mut link);
+    let listening = |lab: &mut Lab, lost: &[ListenerId]| {
+        *lab.sockets.lost.lock().unwrap() = lost.to_vec();
+        lab.control(|target| {
+            target.refresh_listening(TransportKind::Tcp).unwrap();
+            target
+                .listeners(&subsystem())
+                .unwrap()
+                .iter()
+                .map(|listener| listener.listening)
+                .collect::<Vec<_>>()
+        })
+    };
+    let event = request_event(&mut lab, &mut link);
+    assert_eq!(listening(&mut lab, &[ListenerId(4430)]), [true, false]);
+    lab.finish(&link, event);
+    let (without, entries) = page(&mut lab, &mut link);
+    assert!(without > before);
+    assert_eq!(names(&entries), [(subsystem(), 4420)]);
+    // Nothing new, nothing told.
+    assert_eq!(listening(&mut lab, &[ListenerId(4430)]), [true, false]);
+    assert_eq!(page(&mut lab, &mut link).0, without);
+    let event = request_event(&mut lab, &mut link);
+    assert_eq!(listening(&mut lab, &[]), [true, true]);
+    lab.finish(&link, event);
+    assert_eq!(names(&page(&mut lab, &mut link).1), [(subsystem(), 4420), (subsystem(), 4430)]);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) fn address(port: u16) -> ListenAddress {
 #[derive(Default)]
 pub(super) struct Sockets {
     pub(super) open: Mutex<Vec<SocketAddr>>,
+    /// Those that hosts cannot reach.
+    pub(super) lost: Mutex<Vec<ListenerId>>,
 }
 
 impl Listeners for Sockets {
@@ -62,6 +64,10 @@ impl Listeners for Sockets {
 
     fn close(&self, listener: ListenerId) {
         self.open.lock().unwrap().retain(|address| u32::from(address.port()) != listener.0);
+    }
+
+    fn is_listening(&self, listener: ListenerId) -> bool {
+        !self.lost.lock().unwrap().contains(&listener)
     }
 }
 

@@ -4,6 +4,7 @@
 //! owner sleeps the queue is armed and polled once more, and what that found makes the descriptor readable.
 
 mod staging;
+mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,9 +24,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use self::staging::{Detached, Memory, Staging};
+use self::watch::Watch;
 use super::verbs::{
-    COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmId, Completion, CompletionQueue, ConnectParams, Domain,
-    EventChannel, Qp, QpConfig, VerbsError, WakeChannel, WorkKind,
+    COMPLETIONS_PER_POLL, CmEvent, CmEventKind, CmId, Completion, CompletionQueue, ConnectParams,
+    DeviceEvents, Domain, EventChannel, Qp, QpConfig, VerbsError, WakeChannel, WorkKind,
 };
 use crate::HostBuffer;
 use crate::host::{LinkError, QueueTraffic, nanos};
@@ -60,6 +62,8 @@ struct Established<B> {
     machine: HostConn<B>,
     cq: Rc<CompletionQueue>,
     wakes: Rc<WakeChannel>,
+    events: DeviceEvents<Rc<Domain>>,
+    watch: Watch,
 }
 
 /// State of the link.
@@ -136,6 +140,7 @@ impl<B: HostBuffer> RdmaQueue<B> {
                 self.next_look = now.after_ns(LOOK_NS);
             }
             busy |= self.take_events(sink);
+            busy |= self.take_device_events(now, sink);
         }
         if !matches!(self.link, Link::Up(_)) {
             self.on_tick(now, sink);
@@ -221,7 +226,10 @@ impl<B: HostBuffer> RdmaQueue<B> {
             Link::Resolving(_) | Link::Connecting(_) if now >= self.deadline => {
                 self.fail(LinkError::ConnectTimeout(self.timeout), sink);
             }
-            Link::Up(up) => up.machine.on_tick(now, sink),
+            Link::Up(up) => match up.watch.on_tick(now) {
+                Some(why) => self.fail(LinkError::Device(why), sink),
+                None => up.machine.on_tick(now, sink),
+            },
             _ => {}
         }
     }
@@ -230,7 +238,11 @@ impl<B: HostBuffer> RdmaQueue<B> {
     pub(crate) fn next_deadline(&self) -> Option<Now> {
         match &self.link {
             Link::Resolving(_) | Link::Connecting(_) => Some(self.deadline),
-            Link::Up(up) => up.machine.next_deadline(),
+            Link::Up(up) => {
+                let watched = up.watch.deadline();
+                let machine = up.machine.next_deadline().unwrap_or(Now::NEVER);
+                Some(machine.min(watched)).filter(|due| *due != Now::NEVER)
+            }
             Link::Down(_) => None,
         }
     }
@@ -330,6 +342,16 @@ impl<B: HostBuffer> RdmaQueue<B> {
         busy
     }
 
+    /// Takes what the device says of the connection.
+    fn take_device_events<S: HostSink<B>>(&mut self, now: Now, sink: &mut S) -> bool {
+        let (Link::Up(on) | Link::Connecting(on)) = &mut self.link else { return false };
+        let Established { events, watch, .. } = &mut **on;
+        let said = std::iter::from_fn(|| events.next()).find_map(|event| watch.on_event(event, now));
+        let Some(why) = said.or_else(|| watch.on_tick(now)) else { return false };
+        self.fail(LinkError::Device(why), sink);
+        true
+    }
+
     fn on_event(&mut self, event: &CmEvent) -> Result<(), LinkError> {
         let failed = |call| LinkError::Rdma { call, errno: Errno::from_raw_os_error(event.status.abs()) };
         match (&event.kind, &mut self.link) {
@@ -382,6 +404,10 @@ impl<B: HostBuffer> RdmaQueue<B> {
         let cq = CompletionQueue::new(&wakes, 2 * u32::from(depth) + 1)?;
         let qp = Qp::new(id, &cq, None, &config).map_err(|(error, _)| error)?;
         self.ready.add(&*wakes, KEY, Interest::READ).map_err(LinkError::System)?;
+        let events = DeviceEvents::of_domain(&domain)?;
+        for said in [events.device_fd(), events.heard_fd()] {
+            self.ready.add(said, KEY, Interest::READ).map_err(LinkError::System)?;
+        }
         let private_data = request(self.params.id, self.params.cntlid, depth);
         qp.connect(&ConnectParams {
             private_data: private_data.as_bytes(),
@@ -391,7 +417,9 @@ impl<B: HostBuffer> RdmaQueue<B> {
         })?;
         let staging = Staging::new(&domain, depth)?;
         let machine = HostConn::new(self.params.machine);
-        self.link = Link::Connecting(Box::new(Established { qp, staging, machine, cq, wakes }));
+        let watch = Watch::new(qp.key(), qp.id().port());
+        self.link =
+            Link::Connecting(Box::new(Established { qp, staging, machine, cq, wakes, events, watch }));
         Ok(())
     }
 
@@ -417,7 +445,9 @@ impl<B: HostBuffer> RdmaQueue<B> {
         self.completions.clear();
         match std::mem::replace(&mut self.link, Link::Down(error)) {
             Link::Up(up) => {
-                let Established { qp, mut staging, mut machine, .. } = *up;
+                let Established { qp, mut staging, mut machine, events, .. } = *up;
+                // The device stays open where others use it.
+                let _ = self.ready.remove(events.device_fd());
                 qp.disconnect();
                 // The controller reaches no memory of ours from here on.
                 drop(qp);

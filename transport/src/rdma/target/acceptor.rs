@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use fabrics::Now;
 use fabrics::rdma::check_request;
+use fabrics::{NS_PER_S, Now};
 use nvme::rdma::{CmReject, CmStatus};
 use nvme::zerocopy::IntoBytes;
-use reactors::{Poller, Turn, Work};
+use reactors::{Poller, Timestamp, Turn, Work};
 
 use super::control::{Incoming, Message, RdmaTarget};
 use crate::drain::now;
@@ -19,6 +19,9 @@ use crate::{Peer, TransportKind};
 /// Requests taken per turn.
 const REQUESTS_PER_TURN: usize = 16;
 
+/// Between tries to listen again where that was lost.
+const RETRY_NS: u64 = NS_PER_S;
+
 /// Events of devices taken per turn.
 const DEVICE_EVENTS_PER_TURN: usize = 64;
 
@@ -26,12 +29,14 @@ const DEVICE_EVENTS_PER_TURN: usize = 64;
 pub struct RdmaAcceptor {
     target: Arc<RdmaTarget>,
     looks: Looks,
+    /// When to try again to listen; never while nothing is lost.
+    next_retry: Now,
 }
 
 impl RdmaAcceptor {
     /// The acceptor of `target`. One is enough; add it to one reactor.
     pub fn new(target: &Arc<RdmaTarget>) -> Self {
-        Self { target: Arc::clone(target), looks: Looks::default() }
+        Self { target: Arc::clone(target), looks: Looks::default(), next_retry: Now::NEVER }
     }
 
     fn look(&mut self, now: Now) -> Work {
@@ -100,14 +105,29 @@ impl RdmaAcceptor {
             self.target.forget_device(event.id);
         }
         let Some(listener) = self.target.listener(event.id) else { return };
-        let address = self.target.listeners().into_iter().find(|(id, _)| *id == listener);
-        let address = address.map(|(_, address)| address);
-        let moved = matches!(event.kind, CmEventKind::AddressChanged);
-        if moved && self.target.listen_again(listener) {
-            return tracing::info!(?address, "the address of a listener moved to another RDMA device");
-        }
-        tracing::warn!(?address, "the RDMA device of a listener is gone: nothing is accepted there any more");
         self.target.lose_listener(listener);
+        if matches!(event.kind, CmEventKind::AddressChanged) {
+            self.target.retry_listeners();
+        }
+    }
+
+    /// Tries from time to time to listen where that was lost.
+    fn look_after_listeners(&mut self, now: Now) {
+        if now < self.next_retry {
+            return;
+        }
+        self.next_retry = Now::NEVER;
+        if self.target.misses_listeners() {
+            self.target.retry_listeners();
+            self.retry_soon(now);
+        }
+    }
+
+    /// As long as a listener is lost.
+    fn retry_soon(&mut self, now: Now) {
+        if self.target.misses_listeners() {
+            self.next_retry = self.next_retry.min(now.after_ns(RETRY_NS));
+        }
     }
 }
 
@@ -123,14 +143,23 @@ impl Poller for RdmaAcceptor {
 
     fn poll(&mut self, turn: &mut Turn<'_>) -> Work {
         let now = now(turn);
+        self.look_after_listeners(now);
         if !self.looks.is_due(now) {
             return Work::Idle;
         }
         let devices = self.look_at_devices();
-        match self.look(now) {
+        let work = match self.look(now) {
             Work::Idle => devices,
             busy => busy,
+        };
+        if matches!(work, Work::Busy) {
+            self.retry_soon(now);
         }
+        work
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        (self.next_retry != Now::NEVER).then(|| Timestamp::from_nanos(self.next_retry.0))
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

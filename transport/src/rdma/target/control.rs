@@ -1,22 +1,22 @@
 //! One RDMA transport of the process: what management holds, and what its acceptor and drivers share.
 //!
-//! Invariants: a listener takes requests exactly while it is in the table; a connection counts towards its reactor's load
-//! from the moment it is placed until its driver let go of it.
+//! Invariants: a listener takes requests exactly while it has a socket in the table; a connection counts towards its
+//! reactor's load from the moment it is placed until its driver let go of it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fabrics::rdma::target::TargetParams;
 use fabrics::rdma::{HostQueueSizes, RequestLimits};
 use reactors::reply::{Replier, Reply};
 use rustix::io::Errno;
 
+use super::listeners::{Listeners, Socket};
 use super::stats::{RdmaReactorTraffic, ReactorStats};
 use crate::drivers::{Drivers, PlaceError};
-use crate::rdma::verbs::{CmId, CmKey, DeviceEvent, DeviceEvents, EventChannel, VerbsError};
+use crate::rdma::verbs::{CmId, CmKey, DeviceEvent, DeviceEvents, DeviceKey, EventChannel, VerbsError};
 use crate::ready::{Interest, ReadySet};
 use crate::{ListenerId, Peer, TransportId};
 
@@ -36,11 +36,21 @@ pub struct RdmaConfig {
     pub shared_receives_max: u32,
 }
 
-/// A listener with its address.
-struct Listener {
-    cm: CmId,
-    address: SocketAddr,
+impl Socket for CmId {
+    type Device = DeviceKey;
+    type Key = CmKey;
+
+    fn device(&self) -> Option<DeviceKey> {
+        Self::device(self)
+    }
+
+    fn key(&self) -> CmKey {
+        Self::key(self)
+    }
 }
+
+/// Called when listeners were lost or returned: on a reactor, so it must not wait for anything.
+pub type ListenersChanged = Box<dyn Fn() + Send + Sync>;
 
 /// A host that asked for a connection and was found to be in order.
 pub(super) struct Incoming {
@@ -69,11 +79,12 @@ pub struct RdmaTarget {
     config: RdmaConfig,
     next_listener: AtomicU32,
     // Before the channel: identifiers go first.
-    listeners: Mutex<BTreeMap<ListenerId, Listener>>,
+    listeners: Mutex<Listeners<CmId>>,
+    changed: OnceLock<ListenersChanged>,
     drivers: Drivers<Message, ReactorStats>,
     draining: AtomicBool,
     /// Of the devices that are listened on.
-    devices: Mutex<Vec<DeviceEvents>>,
+    devices: Mutex<Vec<DeviceEvents<CmId>>>,
     counts: EventCounts,
     ready: ReadySet,
     channel: Arc<EventChannel>,
@@ -140,6 +151,7 @@ impl RdmaTarget {
             config,
             next_listener: AtomicU32::new(0),
             listeners: Mutex::default(),
+            changed: OnceLock::new(),
             drivers: Drivers::new(),
             draining: AtomicBool::new(false),
             devices: Mutex::default(),
@@ -169,13 +181,18 @@ impl RdmaTarget {
         }
         let failed = |source| RdmaListenError::System { address, source };
         let mut listeners = self.lock_listeners();
-        let cm = CmId::new(&self.channel).map_err(failed)?;
-        cm.listen(address, LISTEN_BACKLOG).map_err(failed)?;
+        let cm = self.open(address).map_err(failed)?;
         let bound = cm.local().unwrap_or(address);
-        self.watch(&cm);
         let id = ListenerId(self.next_listener.fetch_add(1, Ordering::Relaxed));
-        listeners.insert(id, Listener { cm, address: bound });
+        listeners.insert(id, bound, cm);
         Ok((id, bound))
+    }
+
+    fn open(&self, address: SocketAddr) -> Result<CmId, VerbsError> {
+        let cm = CmId::new(&self.channel)?;
+        cm.listen(address, LISTEN_BACKLOG)?;
+        self.watch(&cm);
+        Ok(cm)
     }
 
     /// Hears from now on what the device of an identifier says.
@@ -187,7 +204,8 @@ impl RdmaTarget {
         let added = DeviceEvents::of(cm).and_then(|events| {
             let Some(events) = events else { return Ok(()) };
             let failed = |errno: Errno| VerbsError { call: "epoll", source: errno.into() };
-            self.ready.add(&events, DEVICE_KEY, Interest::READ).map_err(failed)?;
+            self.ready.add(events.device_fd(), DEVICE_KEY, Interest::READ).map_err(failed)?;
+            self.ready.add(events.heard_fd(), DEVICE_KEY, Interest::READ).map_err(failed)?;
             devices.push(events);
             Ok(())
         });
@@ -203,17 +221,22 @@ impl RdmaTarget {
 
     /// The device that events of the connection manager call so goes away.
     pub(super) fn forget_device(&self, key: CmKey) {
+        let mut gone = None;
         self.lock_devices().retain(|device| {
             let stays = device.key() != key;
             if !stays {
+                gone = Some(device.device());
                 // It leaves the set at the latest when it is closed.
-                let _ = self.ready.remove(device);
+                let _ = self.ready.remove(device.device_fd());
             }
             stays
         });
+        if let Some(device) = gone {
+            self.lock_listeners().forget_device(device);
+        }
     }
 
-    fn lock_devices(&self) -> MutexGuard<'_, Vec<DeviceEvents>> {
+    fn lock_devices(&self) -> MutexGuard<'_, Vec<DeviceEvents<CmId>>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,9 +259,15 @@ impl RdmaTarget {
                 count(&self.counts.changed);
             }
             DeviceEvent::QueuePairFailed(_) => count(&self.counts.queue_pair_failed),
-            DeviceEvent::Failed(_) => {
+            DeviceEvent::QueueFailed(_) => {
+                tracing::error!("a queue of an RDMA device failed");
+                count(&self.counts.device_failed);
+            }
+            DeviceEvent::DeviceFailed(device) => {
                 tracing::error!("an RDMA device failed");
                 count(&self.counts.device_failed);
+                let lost = self.lock_listeners().fail_device(device);
+                lost.iter().for_each(|address| self.lost(*address));
             }
             DeviceEvent::ReceivesLow => tracing::info!("shared receives of an RDMA device run low"),
             DeviceEvent::LastReceive(_) | DeviceEvent::Ignored => {}
@@ -246,30 +275,50 @@ impl RdmaTarget {
         event.concerns_connections()
     }
 
-    /// The address of a listener moved to another device, as when a bond fails over: listens there. `false`: that failed.
-    pub(super) fn listen_again(&self, id: ListenerId) -> bool {
-        let mut listeners = self.lock_listeners();
-        let Some(Listener { cm, address }) = listeners.remove(&id) else { return false };
-        // It holds the port.
-        drop(cm);
-        let listen = |cm: CmId| cm.listen(address, LISTEN_BACKLOG).map(|()| cm);
-        match CmId::new(&self.channel).and_then(listen) {
-            Ok(cm) => {
-                self.watch(&cm);
-                listeners.insert(id, Listener { cm, address });
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%address, %error, "not listened on again");
-                false
-            }
+    /// What is under a listener went away, or moved to another device as when a bond fails over: it listens again as soon as
+    /// that can be.
+    pub(super) fn lose_listener(&self, id: ListenerId) {
+        let lost = self.lock_listeners().lose(id);
+        lost.iter().for_each(|address| self.lost(*address));
+    }
+
+    fn lost(&self, address: SocketAddr) {
+        tracing::warn!(%address, "the RDMA device or the address of a listener is gone");
+        self.counts.listener_lost.fetch_add(1, Ordering::Relaxed);
+        self.tell_changed();
+    }
+
+    /// Whether some listener is lost.
+    pub(super) fn misses_listeners(&self) -> bool {
+        self.lock_listeners().all().any(|(.., listens)| !listens)
+    }
+
+    /// Listens again wherever that was lost and can be.
+    pub(super) fn retry_listeners(&self) {
+        let back = self.lock_listeners().retry(|address| self.open(address));
+        for address in &back {
+            tracing::info!(%address, "an RDMA listener is back");
+        }
+        if !back.is_empty() {
+            self.tell_changed();
         }
     }
 
-    /// A listener is there no more, whatever management believes.
-    pub(super) fn lose_listener(&self, id: ListenerId) {
-        self.counts.listener_lost.fetch_add(1, Ordering::Relaxed);
-        self.unlisten(id, false);
+    fn tell_changed(&self) {
+        if let Some(changed) = self.changed.get() {
+            changed();
+        }
+    }
+
+    /// Lets `changed` be called from now on, whenever [`Self::is_listening`] gives another answer. Once.
+    pub fn on_listeners_changed(&self, changed: ListenersChanged) {
+        let first = self.changed.set(changed).is_ok();
+        assert!(first, "one observer");
+    }
+
+    /// Whether hosts can reach a listener: what is under it may be gone, until it returns. Any thread.
+    pub fn is_listening(&self, id: ListenerId) -> bool {
+        self.lock_listeners().all().any(|(listener, _, listens)| listener == id && listens)
     }
 
     /// What devices said so far.
@@ -289,16 +338,11 @@ impl RdmaTarget {
 
     /// Stops listening. Connections stay unless `close_connections`. `false`: there was no such listener. Any thread.
     pub fn unlisten(&self, id: ListenerId, close_connections: bool) -> bool {
-        let found = self.lock_listeners().remove(&id).is_some();
+        let found = self.lock_listeners().remove(id);
         if found && close_connections {
             self.drivers.tell(|| Message::CloseListener(id));
         }
         found
-    }
-
-    /// Listeners and their addresses. Any thread.
-    pub fn listeners(&self) -> Vec<(ListenerId, SocketAddr)> {
-        self.lock_listeners().iter().map(|(id, listener)| (*id, listener.address)).collect()
     }
 
     /// Connections open or being placed.
@@ -339,7 +383,7 @@ impl RdmaTarget {
 
     /// The listener that events call so.
     pub(super) fn listener(&self, key: CmKey) -> Option<ListenerId> {
-        self.lock_listeners().iter().find(|(_, listener)| listener.cm.key() == key).map(|(id, _)| *id)
+        self.lock_listeners().find(&key)
     }
 
     pub(super) fn place(&self, incoming: Incoming) -> Result<(), (PlaceError, CmId)> {
@@ -350,7 +394,7 @@ impl RdmaTarget {
         }
     }
 
-    fn lock_listeners(&self) -> MutexGuard<'_, BTreeMap<ListenerId, Listener>> {
+    fn lock_listeners(&self) -> MutexGuard<'_, Listeners<CmId>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -85,6 +85,11 @@ impl Devices {
         Some(self.list.swap_remove(index).domain)
     }
 
+    /// Forgets what was made on a device that does not work any more.
+    pub(super) fn forget_failed(&mut self, device: DeviceKey) {
+        self.list.retain(|known| known.domain.device() != device);
+    }
+
     /// A shared receive brought something for a connection that is gone.
     pub(super) fn give_back(&self, completion: &Completion) {
         let device =

@@ -8,9 +8,10 @@ mod connection;
 mod control;
 mod device;
 mod driver;
+mod listeners;
 mod stats;
 
 pub use acceptor::RdmaAcceptor;
-pub use control::{RdmaConfig, RdmaDeviceEvents, RdmaListenError, RdmaTarget};
+pub use control::{ListenersChanged, RdmaConfig, RdmaDeviceEvents, RdmaListenError, RdmaTarget};
 pub use driver::RdmaTargetPoller;
 pub use stats::{RdmaReactorTraffic, RdmaTraffic};

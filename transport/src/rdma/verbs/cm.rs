@@ -10,6 +10,7 @@ use rdma_mummy_sys as sys;
 use rustix::io::Errno;
 
 use super::address::{self, CAddress};
+use super::device_events::DeviceKey;
 use super::{VerbsError, check};
 
 /// The most private data that any event carries (a field of 8 bits).
@@ -232,6 +233,16 @@ impl CmId {
 
     pub(super) fn context(&self) -> Option<NonNull<sys::ibv_context>> {
         NonNull::new(self.get().verbs)
+    }
+
+    /// How events name its device; `None` when it is on none, as a listener on every address is.
+    pub(crate) fn device(&self) -> Option<DeviceKey> {
+        self.context().map(DeviceKey::new)
+    }
+
+    /// The port of the device that it goes through.
+    pub(crate) fn port(&self) -> u32 {
+        self.get().port_num.into()
     }
 
     /// Makes events come to another channel from now on. Those that came stay where they are.

@@ -1,15 +1,19 @@
 //! What a device says that is about no piece of work: faults of queue pairs and of itself, ports that come and go.
 //!
-//! librdmacm opens a device once for the whole process, so there is one stream of these events for all that use it.
+//! librdmacm opens a device once for the whole process, so there is one stream of these events for all that use it: see
+//! [`super::heard`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use rdma_mummy_sys as sys;
 use rustix::io::Errno;
 
 use super::VerbsError;
 use super::cm::{CmId, CmKey};
+use super::domain::Domain;
+use super::heard::{Heard, Reader};
 
 /// Names a device of the process, as long as it is open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +33,11 @@ pub(crate) struct QpKey {
 }
 
 impl QpKey {
+    #[cfg(test)]
+    pub(crate) fn fake(device: usize, number: u32) -> Self {
+        Self { device: DeviceKey(device), number }
+    }
+
     /// Its device.
     pub(crate) fn device(self) -> DeviceKey {
         self.device
@@ -42,8 +51,10 @@ pub(crate) enum DeviceEvent {
     QueuePairFailed(QpKey),
     /// A queue pair in error takes no more shared receives.
     LastReceive(QpKey),
-    /// The device, or a queue that connections share, does not work any more.
-    Failed(DeviceKey),
+    /// A queue of the device that connections share does not work any more.
+    QueueFailed(DeviceKey),
+    /// The device does not work any more.
+    DeviceFailed(DeviceKey),
     /// Shared receives run low.
     ReceivesLow,
     /// A port went down.
@@ -59,29 +70,32 @@ pub(crate) enum DeviceEvent {
 impl DeviceEvent {
     /// Whether connections end by it, or may be given up after it.
     pub(crate) fn concerns_connections(self) -> bool {
-        matches!(self, Self::QueuePairFailed(_) | Self::LastReceive(_) | Self::Failed(_))
+        matches!(
+            self,
+            Self::QueuePairFailed(_) | Self::LastReceive(_) | Self::QueueFailed(_) | Self::DeviceFailed(_)
+        )
     }
 }
 
+/// What all devices said.
+static HEARD: Heard<(DeviceKey, DeviceEvent)> = Heard::new();
+
 /// The events of one device.
-pub(crate) struct DeviceEvents {
+pub(crate) struct DeviceEvents<K> {
     context: NonNull<sys::ibv_context>,
-    /// Keeps the device open, and tells when it goes.
-    anchor: CmId,
+    /// Keeps the device open.
+    keeper: K,
+    reader: Reader,
 }
 
 // SAFETY: libibverbs reads events with a system call on a descriptor, and locks what it acknowledges.
-unsafe impl Send for DeviceEvents {}
+unsafe impl Send for DeviceEvents<CmId> {}
 
-impl DeviceEvents {
+impl DeviceEvents<CmId> {
     /// The events of the device of a connection identifier; `None` when that is on no device.
     pub(crate) fn of(id: &CmId) -> Result<Option<Self>, VerbsError> {
         let Some(context) = id.context() else { return Ok(None) };
-        let events = Self { context, anchor: id.anchor()? };
-        let failed = |errno: Errno| VerbsError { call: "fcntl", source: errno.into() };
-        let flags = rustix::fs::fcntl_getfl(events.as_fd()).map_err(failed)?;
-        rustix::fs::fcntl_setfl(events.as_fd(), flags | rustix::fs::OFlags::NONBLOCK).map_err(failed)?;
-        Ok(Some(events))
+        Self::new(context, id.anchor()?).map(Some)
     }
 
     /// Whether it is the device of a connection identifier.
@@ -91,14 +105,49 @@ impl DeviceEvents {
 
     /// How events that tell of the device's removal name it.
     pub(crate) fn key(&self) -> CmKey {
-        self.anchor.key()
+        self.keeper.key()
+    }
+}
+
+impl DeviceEvents<Rc<Domain>> {
+    /// The events of the device of a domain.
+    pub(crate) fn of_domain(domain: &Rc<Domain>) -> Result<Self, VerbsError> {
+        Self::new(domain.context(), Rc::clone(domain))
+    }
+}
+
+impl<K> DeviceEvents<K> {
+    /// `keeper` keeps the device open.
+    fn new(context: NonNull<sys::ibv_context>, keeper: K) -> Result<Self, VerbsError> {
+        let failed = |call: &'static str| move |errno: Errno| VerbsError { call, source: errno.into() };
+        let reader = HEARD.reader().map_err(failed("eventfd"))?;
+        let events = Self { context, keeper, reader };
+        let device = events.device_fd();
+        let flags = rustix::fs::fcntl_getfl(device).map_err(failed("fcntl"))?;
+        rustix::fs::fcntl_setfl(device, flags | rustix::fs::OFlags::NONBLOCK).map_err(failed("fcntl"))?;
+        Ok(events)
     }
 
-    /// The next event, if one came. Never blocks.
+    /// How its other events name it.
+    pub(crate) fn device(&self) -> DeviceKey {
+        DeviceKey::new(self.context)
+    }
+
+    /// The next event of the device that was not seen here yet, whoever heard it. Never blocks.
     pub(crate) fn next(&self) -> Option<DeviceEvent> {
+        let device = self.device();
+        while let Some(event) = self.hear() {
+            HEARD.write((device, event));
+        }
+        let mut unseen = std::iter::from_fn(|| HEARD.read(&self.reader));
+        unseen.find(|(of, _)| *of == device).map(|(_, event)| event)
+    }
+
+    /// What the device says that nobody has heard yet.
+    fn hear(&self) -> Option<DeviceEvent> {
         // SAFETY: plain data, for which all zero bytes are valid.
         let mut event: sys::ibv_async_event = unsafe { std::mem::zeroed() };
-        // SAFETY: the anchor keeps the device open; `event` is written only on success.
+        // SAFETY: the keeper keeps the device open; `event` is written only on success.
         if unsafe { sys::ibv_get_async_event(self.context.as_ptr(), &raw mut event) } != 0 {
             return None;
         }
@@ -106,6 +155,19 @@ impl DeviceEvents {
         // SAFETY: got just now, acknowledged once.
         unsafe { sys::ibv_ack_async_event(&raw mut event) };
         Some(read)
+    }
+
+    /// Readable when the device says something.
+    pub(crate) fn device_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the keeper keeps the device open.
+        let fd = unsafe { self.context.as_ref() }.async_fd;
+        // SAFETY: the descriptor is open as long as the device is.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    /// Readable when somebody else heard something.
+    pub(crate) fn heard_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
     }
 
     /// The event, which is not acknowledged yet: what it is about cannot be destroyed before.
@@ -118,9 +180,8 @@ impl DeviceEvents {
             | ty::IBV_EVENT_QP_ACCESS_ERR
             | ty::IBV_EVENT_PATH_MIG_ERR => DeviceEvent::QueuePairFailed(self.queue_pair(event)),
             ty::IBV_EVENT_QP_LAST_WQE_REACHED => DeviceEvent::LastReceive(self.queue_pair(event)),
-            ty::IBV_EVENT_CQ_ERR | ty::IBV_EVENT_SRQ_ERR | ty::IBV_EVENT_DEVICE_FATAL => {
-                DeviceEvent::Failed(device)
-            }
+            ty::IBV_EVENT_CQ_ERR | ty::IBV_EVENT_SRQ_ERR => DeviceEvent::QueueFailed(device),
+            ty::IBV_EVENT_DEVICE_FATAL => DeviceEvent::DeviceFailed(device),
             ty::IBV_EVENT_SRQ_LIMIT_REACHED => DeviceEvent::ReceivesLow,
             ty::IBV_EVENT_PORT_ERR => DeviceEvent::PortDown(port(event)),
             ty::IBV_EVENT_PORT_ACTIVE => DeviceEvent::PortUp(port(event)),
@@ -146,13 +207,4 @@ impl DeviceEvents {
 fn port(event: &sys::ibv_async_event) -> u32 {
     // SAFETY: events of these kinds are about a port; it is plain data.
     u32::try_from(unsafe { event.element.port_num }).unwrap_or(0)
-}
-
-impl AsFd for DeviceEvents {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the anchor keeps the device open.
-        let fd = unsafe { self.context.as_ref() }.async_fd;
-        // SAFETY: the descriptor is open as long as the device is.
-        unsafe { BorrowedFd::borrow_raw(fd) }
-    }
 }

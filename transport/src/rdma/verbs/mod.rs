@@ -16,6 +16,7 @@ mod cm;
 mod cq;
 mod device_events;
 mod domain;
+mod heard;
 mod memory;
 mod qp;
 mod shared;

@@ -36,7 +36,7 @@ pub(super) fn get_listeners(control: &Control, params: Subsystem) -> RpcResult {
     check_target(params.tgt_name.as_deref())?;
     let subsystem = control.target().subsystem(&nqn(&params.nqn)?).map_err(|error| refused(&error))?;
     let ana = subsystem.options.ana_reporting;
-    let show = |listener| render::listener(listener, ana, control.assembly.is_listening(&listener.address));
+    let show = |listener| render::listener(listener, ana);
     Ok(subsystem.listeners.iter().map(show).collect())
 }
 

@@ -74,7 +74,8 @@ fn namespace(namespace: &NamespaceInfo, ana_reporting: bool) -> Value {
     Value::Object(shown)
 }
 
-pub(super) fn listener(listener: &ListenerInfo, ana_reporting: bool, listening: bool) -> Value {
+pub(super) fn listener(listener: &ListenerInfo, ana_reporting: bool) -> Value {
+    let listening = listener.listening;
     let address = shown(&listener.address);
     if !ana_reporting {
         return json!({"address": address, "listening": listening});

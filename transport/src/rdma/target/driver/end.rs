@@ -63,13 +63,16 @@ impl<S: TargetService> RdmaTargetPoller<S> {
                 let left = self.leaving.iter_mut().filter(|leaving| leaving.qp.key() == queue_pair);
                 left.for_each(|leaving| leaving.last_was_told = true);
             }
-            DeviceEvent::Failed(device) => self.on_device_failed(device, now),
+            DeviceEvent::QueueFailed(device) | DeviceEvent::DeviceFailed(device) => {
+                self.on_device_failed(device, now);
+            }
             _ => {}
         }
     }
 
-    /// A device does not work any more: its connections end.
+    /// A device, or what its connections share, does not work any more: they end, and later ones get new queues.
     pub(super) fn on_device_failed(&mut self, device: DeviceKey, now: Now) {
+        self.devices.forget_failed(device);
         let there = |connection: &Connection<S::Queue>| connection.qp.key().device() == device;
         let ids: Vec<_> =
             self.connections.iter().filter(|(_, connection)| there(connection)).map(|(id, _)| id).collect();
