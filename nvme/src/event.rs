@@ -90,6 +90,11 @@ impl AsyncEvent {
         Self { kind: EventType::NOTICE, info: info.0, lid, parameter: 0 }
     }
 
+    /// An event about the health of the subsystem.
+    pub fn smart(info: SmartEvent) -> Self {
+        Self { kind: EventType::SMART, info: info.0, lid: crate::log::lid::SMART, parameter: 0 }
+    }
+
     /// An event of the I/O command sets.
     pub fn io(info: IoEvent, lid: u8) -> Self {
         Self { kind: EventType::IO_COMMAND_SPECIFIC, info: info.0, lid, parameter: 0 }

@@ -74,8 +74,12 @@ impl ReactorTarget {
     /// Time-outs that have come, and the next one.
     pub(super) fn expire(&mut self) {
         let now = self.now;
-        let late: Vec<u64> =
-            self.admins.iter().filter(|(_, admin)| admin.deadline() <= now).map(|(uid, _)| *uid).collect();
+        let late: Vec<u64> = self
+            .admins
+            .iter()
+            .filter(|(_, admin)| admin.association_deadline() <= now)
+            .map(|(uid, _)| *uid)
+            .collect();
         for uid in late {
             if let Some(admin) = self.admins.get_mut(&uid) {
                 admin.registers.fail();
@@ -85,6 +89,7 @@ impl ReactorTarget {
             }
             self.destroy(uid, CloseReason::TimedOut);
         }
+        self.look_at_health();
         let waiting = self.expire_held().min(self.expire_fresh());
         let admins = self.admins.values().map(AdminController::deadline).min();
         self.deadline = admins.unwrap_or(Now::NEVER).min(waiting);

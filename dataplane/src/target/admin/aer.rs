@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 use fabrics::Execution;
 use nvme::Status;
-use nvme::event::{AsyncEvent, IoEvent, NoticeEvent};
+use nvme::event::{AsyncEvent, IoEvent, NoticeEvent, SmartEvent};
 use nvme::features::async_event;
 use nvme::log::lid;
 
@@ -14,6 +14,8 @@ use crate::target::limits::ASYNC_EVENTS_MAX;
 /// Events this target sends, in order of urgency.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::target) enum Kind {
+    /// A critical warning of a device: what it is, [`AsyncEvents`] knows.
+    Health,
     AnaChange,
     NamespaceAttribute,
     DiscoveryLog,
@@ -21,16 +23,17 @@ pub(in crate::target) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] =
-        [Self::AnaChange, Self::NamespaceAttribute, Self::DiscoveryLog, Self::ReservationLog];
+    const ALL: [Self; 5] =
+        [Self::Health, Self::AnaChange, Self::NamespaceAttribute, Self::DiscoveryLog, Self::ReservationLog];
 
     const fn bit(self) -> u8 {
         1 << self as u8
     }
 
-    /// The bit of Asynchronous Event Configuration that turns it on; none for what is always on.
+    /// The bits of Asynchronous Event Configuration that turn it on; none for what is always on.
     const fn enabled_by(self) -> u32 {
         match self {
+            Self::Health => SMART_BITS,
             Self::AnaChange => async_event::ANA_CHANGE,
             Self::NamespaceAttribute => async_event::NAMESPACE_ATTRIBUTE,
             Self::DiscoveryLog => async_event::DISCOVERY_LOG,
@@ -38,8 +41,10 @@ impl Kind {
         }
     }
 
-    fn event(self) -> AsyncEvent {
+    /// What the host is told; `warnings` are those that are new.
+    fn event(self, warnings: u8) -> AsyncEvent {
         match self {
+            Self::Health => AsyncEvent::smart(worst(warnings)),
             Self::AnaChange => AsyncEvent::notice(NoticeEvent::ANA_CHANGE, lid::ANA),
             Self::NamespaceAttribute => {
                 AsyncEvent::notice(NoticeEvent::NAMESPACE_ATTRIBUTE_CHANGED, lid::CHANGED_NAMESPACES)
@@ -62,16 +67,33 @@ pub(in crate::target) struct AsyncEvents {
     pending: u8,
     /// Told, and not read since.
     masked: u8,
+    /// Critical warnings there are that were raised already.
+    raised: u8,
+    /// Those of them that are to be told.
+    warnings: u8,
 }
 
-/// Bits 7:0 of the configuration: SMART warnings, none of which this target raises.
+/// Bits 7:0 of the configuration: the critical warnings of the SMART / Health log page that the host asks to be told of.
 const SMART_BITS: u32 = 0xFF;
+
+/// Bits of Critical Warning (base 2.1 §5.1.12.1.3); the others are about reliability.
+const SPARE: u8 = 1 << 0;
+const TEMPERATURE: u8 = 1 << 1;
+
+/// One event tells of one warning; the others are in the log page that it makes the host read.
+fn worst(warnings: u8) -> SmartEvent {
+    match warnings {
+        _ if warnings & !(SPARE | TEMPERATURE) != 0 => SmartEvent::RELIABILITY,
+        _ if warnings & SPARE != 0 => SmartEvent::SPARE_BELOW_THRESHOLD,
+        _ => SmartEvent::TEMPERATURE_THRESHOLD,
+    }
+}
 
 impl AsyncEvents {
     /// For a controller that can send what `supported` says (OAES). Discovery changes are off until asked for.
     pub(super) fn new(supported: u32) -> Self {
         let enabled = supported & !async_event::DISCOVERY_LOG;
-        Self { requests: ArrayVec::new(), supported, enabled, pending: 0, masked: 0 }
+        Self { requests: ArrayVec::new(), supported, enabled, pending: 0, masked: 0, raised: 0, warnings: 0 }
     }
 
     /// Requests that wait for an event.
@@ -118,8 +140,24 @@ impl AsyncEvents {
 
     /// Ends every request, as a reset of the controller does; their tokens.
     pub(in crate::target) fn reset(&mut self) -> ArrayVec<(u32, u16), { ASYNC_EVENTS_MAX as usize }> {
-        (self.pending, self.masked) = (0, 0);
+        (self.pending, self.masked, self.raised, self.warnings) = (0, 0, 0, 0);
         std::mem::take(&mut self.requests)
+    }
+
+    /// Whether the host asked to be told of any critical warning.
+    pub(super) fn wants_health(&self) -> bool {
+        self.enabled & SMART_BITS != 0
+    }
+
+    /// The critical warnings there are now: those that the host asked for and that are new are raised.
+    pub(super) fn warn(&mut self, now: u8) {
+        let [wanted, ..] = self.enabled.to_le_bytes();
+        let new = now & wanted & !self.raised;
+        self.raised = self.raised & now | new;
+        if new != 0 {
+            self.warnings |= new;
+            self.raise(Kind::Health);
+        }
     }
 
     pub(super) fn raise(&mut self, kind: Kind) {
@@ -133,6 +171,9 @@ impl AsyncEvents {
     pub(super) fn read(&mut self, kind: Kind) {
         self.masked &= !kind.bit();
         self.pending &= !kind.bit();
+        if kind == Kind::Health {
+            self.warnings = 0;
+        }
     }
 
     /// A request that can be completed, and the result to complete it with.
@@ -142,7 +183,11 @@ impl AsyncEvents {
         let (command, _) = self.requests.pop_at(0)?;
         self.pending &= !kind.bit();
         self.masked |= kind.bit();
-        Some((command, kind.event().to_result()))
+        let event = kind.event(self.warnings);
+        if kind == Kind::Health {
+            self.warnings = 0;
+        }
+        Some((command, event.to_result()))
     }
 }
 
@@ -188,6 +233,42 @@ mod tests {
         assert_eq!(events.configure(async_event::DISCOVERY_LOG), Ok(()));
         events.raise(Kind::DiscoveryLog);
         assert_eq!(events.next(), Some((1, 0x70_F0_02)));
+    }
+
+    #[test]
+    fn a_critical_warning_is_told_once_to_those_who_asked_for_it_and_again_when_it_returns() {
+        let mut events = AsyncEvents::new(NVM);
+        for command in 0..4 {
+            assert!(events.request(command, 7).is_ok());
+        }
+        events.warn(0b1100);
+        assert_eq!(events.next(), None, "nobody asked");
+        assert!(!events.wants_health());
+        assert_eq!(events.configure(NVM | 0b110), Ok(()));
+        assert!(events.wants_health());
+        events.warn(0b1100);
+        assert_eq!(events.next(), Some((0, 0x02_00_01)), "it is there when the host asks");
+        events.warn(0b1100);
+        events.read(Kind::Health);
+        events.warn(0b1100);
+        assert_eq!(events.next(), None, "nothing new");
+        events.warn(0b1110);
+        assert_eq!(events.next(), Some((1, 0x02_01_01)));
+        events.warn(0);
+        events.warn(0b10);
+        assert_eq!(events.next(), None, "masked until the page is read");
+        events.read(Kind::Health);
+        events.warn(0);
+        events.warn(0b10);
+        assert_eq!(events.next(), Some((2, 0x02_01_01)));
+    }
+
+    #[test]
+    fn the_worst_of_several_warnings_is_told() {
+        assert_eq!(worst(0b0000_0111), SmartEvent::RELIABILITY);
+        assert_eq!(worst(0b0010_0000), SmartEvent::RELIABILITY);
+        assert_eq!(worst(0b0000_0011), SmartEvent::SPARE_BELOW_THRESHOLD);
+        assert_eq!(worst(0b0000_0010), SmartEvent::TEMPERATURE_THRESHOLD);
     }
 
     #[test]

@@ -214,7 +214,11 @@ impl ReactorTarget {
             fid::VOLATILE_WRITE_CACHE => {}
             fid::NUMBER_OF_QUEUES => return self.set_queues(admin, NumberOfQueues(command.cdw11)),
             fid::WRITE_ATOMICITY => values.write_atomicity = WriteAtomicity(command.cdw11 & 1).0,
-            fid::ASYNC_EVENT_CONFIG => admin.events.configure(command.cdw11)?,
+            fid::ASYNC_EVENT_CONFIG => {
+                admin.events.configure(command.cdw11)?;
+                // What is wrong already is told too.
+                admin.health_due = if admin.events.wants_health() { now } else { Now::NEVER };
+            }
             fid::KEEP_ALIVE_TIMER => set_keep_alive(admin, command.cdw11, now),
             fid::COMMAND_SET_PROFILE if command.cdw11 & 0x1FF == 0 => {}
             fid::TIMESTAMP => set_timestamp(values, order.data, now)?,

@@ -147,6 +147,7 @@ impl ReactorTarget {
                 admin.changed_namespaces.0.clear();
                 admin.events.read(Kind::NamespaceAttribute);
             }
+            lid::SMART => admin.events.read(Kind::Health),
             lid::ANA => admin.events.read(Kind::AnaChange),
             lid::DISCOVERY => admin.events.read(Kind::DiscoveryLog),
             lid::RESERVATION_NOTIFICATION => {

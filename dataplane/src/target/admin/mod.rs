@@ -33,6 +33,9 @@ use super::view::SubsystemView;
 /// What an admin command leads to; an error is its status.
 pub(super) type Answer = Result<Execution<IoBuf>, Status>;
 
+/// How often the health of devices is looked at for hosts that asked to be told of it: devices say it when they like.
+const HEALTH_INTERVAL_NS: u64 = fabrics::NS_PER_S;
+
 const INVALID_FIELD: Status = Status::INVALID_FIELD.dnr();
 const INVALID_OPCODE: Status = Status::INVALID_OPCODE.dnr();
 
@@ -51,6 +54,8 @@ pub(super) struct AdminController {
     pub(super) alive_at: Now,
     /// When the association ends because the controller stays disabled or shut down.
     pub(super) association_ends: Now,
+    /// When to look at the health of the devices for a host that asked to be told of it.
+    pub(super) health_due: Now,
     /// Aborts that wait for another reactor.
     pub(super) aborts: u8,
     pub(super) started: Now,
@@ -83,6 +88,7 @@ impl AdminController {
             transport,
             alive_at: now,
             association_ends: Now::NEVER,
+            health_due: Now::NEVER,
             aborts: 0,
             started: now,
         }
@@ -98,6 +104,11 @@ impl AdminController {
 
     /// When [`ReactorTarget::expire`] has to look at it.
     pub(super) fn deadline(&self) -> Now {
+        self.association_deadline().min(self.health_due)
+    }
+
+    /// When the association ends if the host does nothing.
+    pub(super) fn association_deadline(&self) -> Now {
         self.keep_alive_ends().min(self.association_ends)
     }
 
@@ -202,6 +213,24 @@ impl ReactorTarget {
             self.deliver(&mut admin);
         }
         self.admins.insert(controller.uid, admin);
+    }
+
+    /// Tells hosts that asked for it of critical warnings that devices have by now.
+    pub(super) fn look_at_health(&mut self) {
+        let now = self.now;
+        let due = |admin: &AdminController| admin.health_due <= now;
+        let due: Vec<u64> = self.admins.iter().filter(|(_, admin)| due(admin)).map(|(uid, _)| *uid).collect();
+        for uid in due {
+            let Some(mut admin) = self.admins.remove(&uid) else { continue };
+            admin.health_due =
+                if admin.events.wants_health() { now.after_ns(HEALTH_INTERVAL_NS) } else { Now::NEVER };
+            if let Ok(sub) = self.subsystem_of(&admin.controller) {
+                let healths = sub.active().filter_map(|ns| ns.health());
+                admin.events.warn(healths.fold(0, |warnings, health| warnings | health.critical_warning));
+                self.deliver(&mut admin);
+            }
+            self.admins.insert(uid, admin);
+        }
     }
 
     /// Completes Asynchronous Event Requests with what there is to tell.
