@@ -9,8 +9,8 @@ use dataplane::volume::{HeadId, Moment, MomentAsk, MomentOutcome, Replica, Repli
 use super::disk::Stamp;
 use super::world::{BLOCKS, MS, What, World};
 
-/// How long writes wait at most.
-const FREEZE_NS: u64 = 3_000 * MS;
+/// How long writes wait at most: sometimes so short that they go on while replicas are still asked.
+const FREEZES_NS: [u64; 3] = [60 * MS, 250 * MS, 3_000 * MS];
 /// How long an answer is waited for.
 const PATIENCE_NS: u64 = 2_500 * MS;
 
@@ -61,9 +61,10 @@ impl World {
         }
         let node = self.rng.usize(..self.nodes.len());
         let now = self.nodes[node].clock.at(self.now);
+        let freeze_ns = *self.rng.choice(&FREEZES_NS).expect("some");
         let Some(own) = &mut self.nodes[node].head else { return };
         let head = own.volume.config().head;
-        let Ok(moment) = Moment::begin(&mut own.volume, FREEZE_NS, now) else { return };
+        let Ok(moment) = Moment::begin(&mut own.volume, freeze_ns, now) else { return };
         let number = self.taken.len() as u64;
         self.taken.push(Taken { began: self.now, thawed: self.now, kept: None });
         self.tell(|| format!("snapshot {number} at node {node}"));
