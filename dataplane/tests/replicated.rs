@@ -20,6 +20,8 @@ const BUSY: i64 = -16;
 /// `EINPROGRESS`, negated.
 const IN_PROGRESS: i64 = -115;
 const SIZE: u64 = 32 << 20;
+/// Where the data begins on the device of a replica of this size.
+const DATA_AT: usize = 1 << 20;
 
 fn replica_nqn(node: usize) -> String {
     format!("nqn.2026-01.org.example:replica{node}")
@@ -40,6 +42,8 @@ struct Cluster {
     seen: Vec<u64>,
     /// Replicas of the volume.
     members: Vec<usize>,
+    /// Bytes that hosts see.
+    size: u64,
 }
 
 fn listen(daemon: &Daemon, nqn: &str, device: &str, address: SocketAddr, hidden: bool) {
@@ -73,6 +77,7 @@ impl Cluster {
             in_sync: vec![0, 1, 2],
             seen: vec![0; count],
             members: vec![0, 1, 2],
+            size: SIZE,
         };
         for (node, (front, back)) in addresses.into_iter().enumerate() {
             let daemon = cluster.start_replica(node, back);
@@ -247,7 +252,8 @@ impl Cluster {
     /// What hosts see, on one replica's disk.
     fn content(&self, node: usize) -> Vec<u8> {
         let bytes = std::fs::read(self.files.path().join(format!("disk{node}"))).expect("a file");
-        bytes[..usize::try_from(SIZE).expect("small")].to_vec()
+        let end = DATA_AT + usize::try_from(self.size).expect("small");
+        bytes[DATA_AT..end].to_vec()
     }
 
     fn assert_equal_copies(&self) {
@@ -656,4 +662,40 @@ fn the_last_replica_stays_and_others_come_back_and_are_saved() {
     cluster.assert_equal_copies();
     let saved = cluster.nodes[0].daemon.call("save_config", Value::Null).expect("saved").to_string();
     assert!(saved.contains(r#""replicas":["own","r1n1"]"#), "{saved}");
+}
+
+#[test]
+fn a_volume_grows_under_verified_load_and_stays_as_it_is_where_a_device_has_no_room() {
+    let mut cluster = Cluster::start();
+    let resize = |cluster: &Cluster, bytes: u64| {
+        cluster.nodes[0].daemon.call("volume_resize", json!({"name": "v", "size_bytes": bytes}))
+    };
+    assert_eq!(resize(&cluster, SIZE + (2 << 20)).expect_err("inactive").0, BUSY);
+    cluster.activate(0, &[0, 1, 2]);
+    let refused = resize(&cluster, SIZE + (8 << 20)).expect_err("the devices are smaller");
+    assert!(refused.1.contains("grow them first"), "{refused:?}");
+    let refused = resize(&cluster, SIZE - (1 << 20)).expect_err("data would be gone");
+    assert!(refused.1.contains("does not shrink"), "{refused:?}");
+    let (_association, mut queue) = cluster.queue(0);
+    let last = (SIZE + (2 << 20)) / u64::from(BLOCK_BYTES) - 1;
+    let beyond = peer::write_block(&mut queue, last, 1);
+    assert!(beyond.is(Status::LBA_OUT_OF_RANGE), "{beyond}");
+    let load = cluster.load(0, "1500");
+    resize(&cluster, SIZE + (2 << 20)).expect("grown");
+    assert!(peer::write_block(&mut queue, last, 0x42).is_success());
+    assert_eq!(cluster.volume(0)["size_bytes"], SIZE + (2 << 20));
+    let ended = load.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    cluster.size = SIZE + (2 << 20);
+    cluster.manage_until(0, "whole", is_whole);
+    cluster.assert_equal_copies();
+    // The next head finds the size on the replicas, and what was made before is opened as it is.
+    cluster.kill(0);
+    cluster.activate(1, &[1, 2]);
+    assert_eq!(cluster.volume(1)["size_bytes"], SIZE + (2 << 20));
+    let (_association, mut queue) = cluster.queue(1);
+    assert_eq!(peer::read_block(&mut queue, last), Ok(0x42));
+    cluster.restart(0);
+    cluster.manage_until(1, "whole again", is_whole);
+    cluster.assert_equal_copies();
 }

@@ -87,11 +87,12 @@ fn run_volumes(args: &VolumeArgs) -> ExitCode {
         emptied,
         added,
         removed,
+        grown,
     } = total;
     println!(
         "{} seeds: {acknowledged} commands acknowledged, {at_once} of them reads at once, {failed} failed; {crashes} crashes, {cuts} cuts, {records} records, \
          {heads} times active, {eras} times unflushed; {copied} of {to_copy} regions copied; {snapshots} snapshots; {emptied} disks \
-         replaced; {added} replicas added, {removed} removed; no promise broken",
+         replaced; {added} replicas added, {removed} removed, {grown} times grown; no promise broken",
         args.seeds
     );
     ExitCode::SUCCESS

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::replica::Place;
 use crate::volume::{Epoch, Event, Failure, Lane, REPLICAS_MAX, ReplicaIndex, Request, Session, Volume};
 
 /// The way to a thread that drives a lane: it is woken, and told how its commands ended.
@@ -71,7 +70,6 @@ pub(super) struct Head {
     doors: Mutex<Vec<Arc<Door>>>,
     /// Of each replica: the attachment's number above its window.
     windows: [AtomicU64; REPLICAS_MAX as usize],
-    pub(super) place: Place,
     /// What the thread that drives the head is to pass on.
     events: Mutex<Vec<(Epoch, Event)>>,
     on_event: OnEvent,
@@ -85,13 +83,12 @@ pub(super) struct Gathered {
 }
 
 impl Head {
-    pub(super) fn new(machine: Volume, place: Place, on_event: OnEvent) -> Self {
+    pub(super) fn new(machine: Volume, on_event: OnEvent) -> Self {
         let windows = Default::default();
         Self {
             machine: Mutex::new(machine),
             doors: Mutex::default(),
             windows,
-            place,
             events: Mutex::default(),
             on_event,
         }

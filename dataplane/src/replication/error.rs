@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::device::DeviceError;
 use crate::lvol::MediaOpenError;
 use crate::store::MediaError;
-use crate::volume::{FreezeRefused, MembersRefused, RosterRefused};
+use crate::volume::{FreezeRefused, MembersRefused, ResizeRefused, RosterRefused};
 
 /// A replica or volume could not be made, opened, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,14 @@ pub enum ReplicationError {
         device: String,
         /// What it should hold.
         bytes: u64,
+    },
+    /// The device holds a replica of an earlier format.
+    #[error(
+        "device {device} holds a replica of an earlier version: add a new one to the volume, and wipe this device"
+    )]
+    Earlier {
+        /// Which.
+        device: String,
     },
     /// The device holds a replica of another volume.
     #[error("device {device} holds a replica of volume {found}, not of {wanted}")]
@@ -82,6 +90,15 @@ pub enum ReplicationError {
         /// Why.
         source: RosterRefused,
     },
+    /// The size stays as it is.
+    #[error("the size stays as it is: {0}")]
+    Resize(ResizeRefused),
+    /// The devices of these replicas have no room.
+    #[error("no room on the devices of {}: grow them first", .0.join(", "))]
+    NoRoom(Vec<String>),
+    /// Not in whole blocks, or too large for any replica.
+    #[error("{0} bytes are no whole number of blocks")]
+    Size(u64),
     /// Writes cannot be paused.
     #[error(transparent)]
     Freeze(#[from] FreezeRefused),

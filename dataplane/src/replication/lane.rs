@@ -15,9 +15,10 @@ use uuid::Uuid;
 use links::{Link, has_memory, open_link};
 
 use super::driver::{Door, Ended, Gathered, Head};
+use super::replica::BLOCK_SHIFT;
 use super::replica_queue::PERSISTING;
 use super::slots::Slots;
-use super::window::{self, Answers, Ask, Call, DOOR_BYTES, Verdict};
+use super::window::{self, Answers, Ask, Call, DOOR_BYTES, METADATA, Verdict};
 use crate::device::{BlockSize, DeviceError, Done, Io, IoDone, Lba, Op, OpKind, QueueContext, Submission};
 use crate::volume::format::{self, BLOCK_BYTES, Content};
 use crate::volume::{
@@ -50,7 +51,7 @@ enum Work {
         read: bool,
     },
     Page(Box<Joining>),
-    Adopt,
+    Told,
 }
 
 /// A replica that accepted us, while its bitmap is read.
@@ -60,7 +61,10 @@ struct Joining {
     sound: bool,
     content: Content,
     page: u32,
+    pages: u64,
     lineage: Lineage,
+    blocks: u64,
+    room: u64,
     intent: Bitmap,
 }
 
@@ -268,6 +272,11 @@ impl Lane {
         self.lends
     }
 
+    /// Base-two logarithm of logical blocks in a block of metadata.
+    fn metadata_shift(&self) -> u8 {
+        BLOCK_SHIFT - self.block_shift
+    }
+
     fn bytes(&self, op: &Op) -> u64 {
         let blocks = op.blocks(self.block_size).unwrap_or(0..0);
         (blocks.end - blocks.start) << self.block_shift
@@ -445,6 +454,9 @@ impl Lane {
             RequestOp::Release => Some(Ask::Release),
             RequestOp::Flush => Some(Ask::Flush),
             RequestOp::Adopt { lineage } => Some(Ask::Adopt { lineage: *lineage }),
+            RequestOp::Grow { blocks, store } => {
+                Some(Ask::Grow { bytes: blocks << self.block_shift, store: *store })
+            }
             _ => None,
         };
         if let RequestOp::Read { tag, .. } | RequestOp::Write { tag, .. } = op
@@ -482,7 +494,7 @@ impl Lane {
         let mut buffer = self.pool.alloc_io(DOOR_BYTES)?;
         let work = match ask {
             Ask::Fence { .. } => Work::Answers { session, read: false },
-            Ask::Adopt { .. } => Work::Adopt,
+            Ask::Adopt { .. } | Ask::Grow { .. } => Work::Told,
             _ => Work::Call,
         };
         buffer.copy_in(0, &Call { volume: self.volume, session, ask }.encode());
@@ -533,15 +545,18 @@ impl Lane {
                 let mut buffer = self.pool.alloc_io(BLOCK_BYTES)?;
                 let sequences = self.links[request.replica.index()].as_ref().map(|link| &link.sequences);
                 let newest = sequences.and_then(|sequences| sequences.get(*page as usize));
-                let sequence = newest.copied().unwrap_or(0) + 1;
+                // What an earlier head may have left there, unread, has a lower number than any of this epoch.
+                let newest = newest.copied().filter(|newest| *newest > 0);
+                let sequence = newest.unwrap_or_else(|| head.lock().epoch().0 << 32) + 1;
                 buffer.copy_in(0, &format::encode_page(*page, words, sequence)[..]);
-                let lba = at(head.place.at(format::page_at(*page, sequence)));
+                let lba = at(METADATA + (format::page_at(*page, sequence) << self.metadata_shift()));
                 (Op::Write { lba, buffer, fua: true }, Work::Intent { page: *page, sequence })
             }
             RequestOp::Fence { .. }
             | RequestOp::Renew { .. }
             | RequestOp::Release
             | RequestOp::Adopt { .. }
+            | RequestOp::Grow { .. }
             | RequestOp::Flush => unreachable!("called through the door"),
         })
     }
@@ -593,8 +608,10 @@ impl Lane {
                 outcome_of(status)
             }
             (Work::Intent { page, sequence }, true) => {
-                if let Some(newest) = self.sequences(replica).and_then(|all| all.get_mut(page as usize)) {
-                    *newest = sequence;
+                if let Some(sequences) = self.sequences(replica) {
+                    // Pages come when the volume grows.
+                    sequences.resize(sequences.len().max(page as usize + 1), 0);
+                    sequences[page as usize] = sequence;
                 }
                 Outcome::Done
             }
@@ -605,10 +622,11 @@ impl Lane {
                 return self.read_answers(id, replica, session, buffer.as_ref());
             }
             (Work::Page(joining), true) => return self.on_page(id, replica, joining, buffer.as_ref()),
-            (Work::Adopt, true) => Outcome::Done,
-            (Work::Adopt, false) if status == PERSISTING => Outcome::Later { ns: 0 },
+            (Work::Told, true) => Outcome::Done,
+            (Work::Told, false) if status == PERSISTING => Outcome::Later { ns: 0 },
+            (Work::Told, false) if status == Status::CAPACITY_EXCEEDED => Outcome::Failed(status),
             // Neither a call nor a page that cannot be had says anything of the media.
-            (Work::Answers { .. } | Work::Page(_) | Work::Call | Work::Adopt, false) => Outcome::Lost,
+            (Work::Answers { .. } | Work::Page(_) | Work::Call | Work::Told, false) => Outcome::Lost,
             (Work::Plain | Work::Call | Work::Intent { .. }, _) => outcome_of(status),
         };
         self.outcomes.push((id, outcome));
@@ -670,22 +688,25 @@ impl Lane {
         let Some(current) = &self.current else { return };
         current.head.set_window(replica, session, window);
         let regions = answers.bytes.div_ceil(u64::from(answers.region_bytes.max(1)));
-        let pages = usize::try_from(format::pages(regions)).unwrap_or(usize::MAX);
+        // Pages behind the end of a smaller replica are read too: what was left there must not be newer than what is written.
+        let pages = format::pages(regions.max(current.head.lock().regions()));
         if let Some(sequences) = self.sequences(replica) {
-            sequences.resize(pages, 0);
+            sequences.resize(usize::try_from(pages).unwrap_or(usize::MAX), 0);
         }
         let (lineage, intent) = (answers.lineage, Bitmap::new(regions));
-        let joining = Joining { session, window, sound, content, page: 0, lineage, intent };
+        let (blocks, room) = (answers.bytes >> self.block_shift, answers.room >> self.block_shift);
+        let joining =
+            Joining { session, window, sound, content, page: 0, pages, lineage, blocks, room, intent };
         self.read_page(id, replica, Box::new(joining));
     }
 
     /// Both copies of a page lie side by side.
     fn read_page(&mut self, id: RequestId, replica: ReplicaIndex, joining: Box<Joining>) {
-        let Some(current) = &self.current else { return };
         let Some(buffer) = self.pool.alloc_io(2 * BLOCK_BYTES) else {
             return self.outcomes.push((id, Outcome::Lost));
         };
-        let lba = window::lba(joining.window, current.head.place.at(format::page_at(joining.page, 0)));
+        let page = format::page_at(joining.page, 0) << self.metadata_shift();
+        let lba = window::lba(joining.window, METADATA + page);
         self.send(id, replica, Op::Read { lba, buffer }, Work::Page(joining));
     }
 
@@ -707,12 +728,12 @@ impl Lane {
             *newest = sequence.max(*newest);
         }
         joining.page += 1;
-        if u64::from(joining.page) < format::pages(joining.intent.len()) {
+        if u64::from(joining.page) < joining.pages {
             return self.read_page(id, replica, joining);
         }
         debug_assert!(joining.session.number > 0);
-        let Joining { sound, content, lineage, intent, .. } = *joining;
-        let joined = Joined { sound, content, lineage, intent: Box::new(intent) };
+        let Joining { sound, content, lineage, blocks, room, intent, .. } = *joining;
+        let joined = Joined { sound, content, lineage, blocks, room, intent: Box::new(intent) };
         self.outcomes.push((id, Outcome::Joined(joined)));
     }
 }

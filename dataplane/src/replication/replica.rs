@@ -1,6 +1,7 @@
 //! One copy of a volume, on a device.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use super::error::ReplicationError;
 use super::replica_queue::ReplicaQueue;
 use super::snapshots::Errands;
-use super::window::{ANSWERS_MAX, Answer, Answers, BLOCKS, Verdict, WINDOWS};
+use super::window::{ANSWERS_MAX, Answer, Answers, BLOCKS, METADATA, Verdict, WINDOWS};
 use crate::device::{
     Claim, Device, DeviceCounters, DeviceError, DeviceInfo, Operations, Queue, QueueContext,
 };
@@ -89,6 +90,8 @@ pub(super) struct Shared {
     pub(super) base: Arc<dyn Device>,
     _claim: Option<Claim>,
     pub(super) place: Place,
+    /// The end of the device below, when it was last asked.
+    end: AtomicU64,
     state: Mutex<State>,
     pub(super) errands: Errands,
     /// One of them may have the base device.
@@ -101,29 +104,30 @@ pub(super) struct Shared {
 pub(super) struct Place {
     /// Base-two logarithm of logical blocks in a block of metadata.
     pub(super) shift: u8,
-    /// The superblock's first copy; the pages follow its second.
-    pub(super) metadata: u64,
-    /// The end of the pages.
-    pub(super) end: u64,
+    /// The first block of the data.
+    pub(super) data: u64,
 }
 
 impl Place {
-    /// For `bytes` bytes that hosts see.
-    pub(super) fn new(bytes: u64, region_bytes: u32, block_shift: u8) -> Self {
-        let blocks = format::metadata_blocks(bytes.div_ceil(u64::from(region_bytes)));
+    pub(super) fn new(front: u32, block_shift: u8) -> Self {
         let shift = BLOCK_SHIFT - block_shift;
-        let metadata = bytes.div_ceil(BLOCK_BYTES as u64) << shift;
-        Self { shift, metadata, end: metadata + (blocks << shift) }
+        Self { shift, data: u64::from(front) << shift }
     }
 
     /// A block of metadata.
     pub(super) fn at(&self, block: u64) -> u64 {
-        self.metadata + (block << self.shift)
+        block << self.shift
     }
 
-    /// Blocks of the superblock: only the replica itself touches them.
-    pub(super) fn superblock(&self) -> std::ops::Range<u64> {
-        self.at(0)..self.at(2)
+    /// The blocks of the device behind blocks of a window: those of the data, or of the pages. Only the replica itself
+    /// touches the superblock.
+    pub(super) fn find(&self, blocks: &std::ops::Range<u64>) -> Option<std::ops::Range<u64>> {
+        if blocks.start >= METADATA {
+            let pages = blocks.start - METADATA..blocks.end - METADATA;
+            return (pages.start >= self.at(2) && pages.end <= self.data).then_some(pages);
+        }
+        let data = blocks.start + self.data..blocks.end.checked_add(self.data)?;
+        (blocks.end <= METADATA).then_some(data)
     }
 }
 
@@ -166,6 +170,8 @@ impl State {
             region_bytes: self.superblock.region_bytes,
             epoch: self.machine.state().epoch,
             lineage: self.superblock.lineage,
+            front: self.superblock.front,
+            room: 0,
             list: self.answers.iter().copied().collect(),
         }
     }
@@ -183,6 +189,34 @@ impl Shared {
     pub(super) fn now(&self) -> Now {
         Now(self.clock.now().as_nanos())
     }
+
+    /// Whether blocks lie within the device below, which may have grown.
+    pub(super) fn reaches(&self, end: u64) -> bool {
+        end <= self.end.load(Ordering::Relaxed) || {
+            let found = self.base.info().blocks;
+            self.end.store(found, Ordering::Relaxed);
+            end <= found
+        }
+    }
+
+    /// Bytes that hosts could see of it as large as the device is now.
+    fn room(&self, front: u32) -> u64 {
+        let blocks = self.base.info().blocks.saturating_sub(self.place.data);
+        let device = blocks.min(METADATA) << (BLOCK_SHIFT - self.place.shift);
+        device.min(format::regions_max(front).saturating_mul(u64::from(REGION_BYTES_MAX)))
+    }
+
+    /// What is read from the door.
+    pub(super) fn answers(&self) -> Answers {
+        let answers = self.lock().answers();
+        Answers { room: self.room(answers.front), ..answers }
+    }
+
+    /// Whether it could be so large.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let front = self.lock().superblock.front;
+        bytes <= self.room(front)
+    }
 }
 
 /// What lies where in a device, for a control thread.
@@ -198,10 +232,14 @@ impl Disk {
 
     /// Most bytes that hosts can see of it: what is left beside the metadata, in whole regions.
     fn capacity(&self) -> u64 {
+        self.capacity_beside(format::front_blocks)
+    }
+
+    fn capacity_beside(&self, metadata: impl Fn(u64) -> u64) -> u64 {
         let (mut regions, blocks) =
             (self.media.blocks() * BLOCK_BYTES as u64 / u64::from(REGION_BYTES_MAX), self.media.blocks());
         let per_region = u64::from(REGION_BYTES_MAX) / BLOCK_BYTES as u64;
-        while regions > 0 && regions * per_region + format::metadata_blocks(regions) > blocks {
+        while regions > 0 && regions * per_region + metadata(regions) > blocks {
             regions -= 1;
         }
         regions * u64::from(REGION_BYTES_MAX)
@@ -213,12 +251,8 @@ impl Disk {
         Ok(bytes)
     }
 
-    pub(super) fn superblock(&mut self, bytes: u64) -> Result<Option<(Superblock, u64)>, ReplicationError> {
-        let at = bytes.div_ceil(BLOCK_BYTES as u64);
-        if at + 2 > self.media.blocks() {
-            return Ok(None);
-        }
-        let (first, second) = (self.read(at)?, self.read(at + 1)?);
+    pub(super) fn superblock(&mut self) -> Result<Option<(Superblock, u64)>, ReplicationError> {
+        let (first, second) = (self.read(0)?, self.read(1)?);
         Ok(format::decode_superblock([&first, &second]))
     }
 
@@ -228,7 +262,7 @@ impl Disk {
         superblock: &Superblock,
         sequence: u64,
     ) -> Result<(), ReplicationError> {
-        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64) + format::superblock_at(sequence);
+        let at = format::superblock_at(sequence);
         self.media.write(Block(at), &format::encode_superblock(superblock, sequence))?;
         Ok(self.media.flush()?)
     }
@@ -250,28 +284,42 @@ impl Disk {
 
     fn write_pages(&mut self, superblock: &Superblock, clean: bool) -> Result<(), ReplicationError> {
         let regions = superblock.bytes.div_ceil(u64::from(superblock.region_bytes));
-        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64);
         let words = [if clean { 0 } else { u64::MAX }; format::PAGE_WORDS];
         for page in 0..u32::try_from(format::pages(regions)).unwrap_or(u32::MAX) {
             for copy in 0..2 {
                 let block = format::encode_page(page, &words, 1);
-                self.media.write(Block(at + format::page_at(page, copy)), &block)?;
+                self.media.write(Block(format::page_at(page, copy)), &block)?;
             }
         }
         Ok(())
     }
 
+    /// Whether the device holds so much.
+    fn check_room(&self, front: u32, bytes: u64) -> Result<(), ReplicationError> {
+        let needed = u64::from(front).saturating_add(bytes.div_ceil(BLOCK_BYTES as u64));
+        match bytes > 0 && needed <= self.media.blocks() {
+            true => Ok(()),
+            false => Err(ReplicationError::TooSmall { device: self.device.clone(), bytes }),
+        }
+    }
+
+    /// A replica of an earlier version lies here: nothing of it may be overwritten unasked.
+    fn refuse_earlier(&mut self, bytes: Option<u64>) -> Result<(), ReplicationError> {
+        let behind = |regions| 2 * (1 + format::pages(regions));
+        let at = bytes.unwrap_or_else(|| self.capacity_beside(behind)).div_ceil(BLOCK_BYTES as u64);
+        let is_old = at < self.media.blocks() && format::is_of_earlier_version(&*self.read(at)?);
+        match is_old {
+            true => Err(ReplicationError::Earlier { device: self.device.clone() }),
+            false => Ok(()),
+        }
+    }
+
     /// Writes an empty replica. With `equal`, its content is known to be that of the others: all zeroes.
     fn format(&mut self, superblock: &Superblock, equal: bool) -> Result<(), ReplicationError> {
-        let regions = superblock.bytes.div_ceil(u64::from(superblock.region_bytes));
-        let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64);
-        if at + format::metadata_blocks(regions) > self.media.blocks() {
-            return Err(ReplicationError::TooSmall { device: self.device.clone(), bytes: superblock.bytes });
-        }
         self.write_pages(superblock, equal)?;
         for copy in 0..2 {
             let block = format::encode_superblock(superblock, 1);
-            self.media.write(Block(at + format::superblock_at(copy)), &block)?;
+            self.media.write(Block(format::superblock_at(copy)), &block)?;
         }
         self.media.flush()?;
         Ok(())
@@ -293,12 +341,9 @@ impl ReplicaDevice {
         start: Start,
     ) -> Result<Self, ReplicationError> {
         let mut disk = Disk::open(&base)?;
-        let bytes = bytes.unwrap_or_else(|| disk.capacity());
-        if bytes == 0 || bytes > disk.capacity() {
-            return Err(ReplicationError::TooSmall { device: disk.device.clone(), bytes });
-        }
-        let (superblock, sequence) = match disk.superblock(bytes)? {
+        let (superblock, sequence) = match disk.superblock()? {
             Some((found, sequence)) if start.is_of(&found) => {
+                disk.check_room(found.front, found.bytes)?;
                 let fresh = Superblock {
                     volume,
                     content: Content::Whole,
@@ -325,15 +370,22 @@ impl ReplicaDevice {
                 // Its number of attachments went back as well: what is still on its way to a later one must not meet it.
                 let window = Uuid::new_v4().as_fields().1 % WINDOWS;
                 let superblock = Superblock { content, lineage, moment, window, ..found };
+                disk.check_room(found.front, found.bytes)?;
                 disk.format(&superblock, false)?;
                 (superblock, 1)
             }
-            Some(found) => found,
+            Some((found, sequence)) => {
+                disk.check_room(found.front, found.bytes)?;
+                (found, sequence)
+            }
             None if start.zeroed().is_none() => {
                 return Err(ReplicationError::NoMoment { device: disk.device.clone() });
             }
             None => {
+                disk.refuse_earlier(bytes)?;
                 let zeroed = start.zeroed() == Some(true);
+                let bytes = bytes.unwrap_or_else(|| disk.capacity());
+                let front = format::front_blocks(bytes.div_ceil(u64::from(REGION_BYTES_MAX)));
                 let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
                 let superblock = Superblock {
                     volume,
@@ -344,7 +396,9 @@ impl ReplicaDevice {
                     state,
                     lineage: Lineage::NONE,
                     moment: Uuid::nil(),
+                    front: u32::try_from(front).unwrap_or(u32::MAX),
                 };
+                disk.check_room(superblock.front, bytes)?;
                 disk.format(&superblock, zeroed)?;
                 (superblock, 1)
             }
@@ -360,9 +414,9 @@ impl ReplicaDevice {
             persisting: false,
             answers: VecDeque::new(),
         };
-        let place = Place::new(superblock.bytes, superblock.region_bytes, base.info().block_size.shift());
+        let place = Place::new(superblock.front, base.info().block_size.shift());
         let uuid = Uuid::new_v5(&volume, base.info().uuid.as_bytes());
-        let state = Mutex::new(state);
+        let (state, end) = (Mutex::new(state), AtomicU64::new(base.info().blocks));
         Ok(Self {
             shared: Arc::new(Shared {
                 name: name.into(),
@@ -370,6 +424,7 @@ impl ReplicaDevice {
                 base,
                 _claim: claim,
                 place,
+                end,
                 state,
                 errands: Errands::default(),
                 stores,
@@ -409,7 +464,7 @@ impl ReplicaDevice {
             state.persisting = true;
             let superblock = Superblock { state: wanted, ..state.superblock };
             let sequence = state.sequence + 1;
-            let at = superblock.bytes.div_ceil(BLOCK_BYTES as u64) + format::superblock_at(sequence);
+            let at = format::superblock_at(sequence);
             (wanted, format::encode_superblock(&superblock, sequence), at)
         };
         let written = disk.media.write(Block(at), &block).and_then(|()| disk.media.flush());

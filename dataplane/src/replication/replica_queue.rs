@@ -12,11 +12,11 @@ use super::snapshots;
 use super::window::{Answers, Ask, Call, DOOR_BYTES, Verdict, split};
 use crate::device::{BlockSize, Done, Io, IoDone, Op, Queue, QueueContext, Submission};
 use crate::volume::format::{self, BLOCK_BYTES, Superblock};
-use crate::volume::{FenceStep, Lineage, ReplicaState, Session};
+use crate::volume::{FenceStep, ReplicaState, Session};
 
 /// How a command of an attachment that is over ends: a path error, so that nobody takes the media for broken.
 pub(super) const DETACHED: Status = Status::INTERNAL_PATH_ERROR;
-/// What an adoption ends with while something else is being written: it is to be asked again.
+/// What a change of the superblock ends with while something else is being written: it is to be asked again.
 pub(super) const PERSISTING: Status = Status::NAMESPACE_NOT_READY;
 /// Asked again after this while another fence is being written.
 const PERSISTING_NS: u64 = fabrics::NS_PER_MS;
@@ -29,8 +29,8 @@ enum Work {
     Flush { tag: u64, buffer: IoBuf },
     /// The superblock of a fence.
     Fence { tag: u64, buffer: IoBuf, wanted: Wanted },
-    /// The superblock of an adoption.
-    Adopt { tag: u64, buffer: IoBuf, lineage: Lineage },
+    /// The superblock with what the head told.
+    Told { tag: u64, buffer: IoBuf, superblock: Superblock },
 }
 
 /// What a superblock is written for.
@@ -92,9 +92,9 @@ impl ReplicaQueue {
     }
 
     fn in_window(&mut self, window: u16, blocks: &std::ops::Range<u64>, io: Io) -> Submission {
-        if !self.is_inside(blocks) {
+        let Some(blocks) = self.find(blocks) else {
             return refuse(io, Status::LBA_OUT_OF_RANGE.dnr());
-        }
+        };
         let now = self.shared.now();
         if !self.shared.lock().admit(window, now) {
             return refuse(io, DETACHED);
@@ -110,11 +110,10 @@ impl ReplicaQueue {
         }
     }
 
-    /// Whether a head may touch these blocks of the base device.
+    /// The blocks of the base device behind blocks of a window, if a head may touch them.
     #[inline]
-    fn is_inside(&self, blocks: &std::ops::Range<u64>) -> bool {
-        let (place, superblock) = (&self.shared.place, self.shared.place.superblock());
-        blocks.end <= place.end && (blocks.start >= superblock.end || blocks.end <= superblock.start)
+    fn find(&self, blocks: &std::ops::Range<u64>) -> Option<std::ops::Range<u64>> {
+        self.shared.place.find(blocks).filter(|blocks| self.shared.reaches(blocks.end))
     }
 
     /// The base device has finished a command of a window at once.
@@ -136,7 +135,7 @@ impl ReplicaQueue {
     fn at_door(&mut self, io: Io) -> Submission {
         match io.op {
             Op::Read { lba, mut buffer } if lba == Lba(0) && buffer.len() == DOOR_BYTES => {
-                let answers: Answers = self.shared.lock().answers();
+                let answers: Answers = self.shared.answers();
                 buffer.copy_in(0, &answers.encode());
                 done(io.tag, Status::SUCCESS, buffer)
             }
@@ -216,22 +215,37 @@ impl ReplicaQueue {
                 }
                 false
             }
-            Ask::Adopt { lineage } => {
-                let known = state.machine.renew(call.session, false, now);
-                if known && state.persisting {
-                    return done(tag, PERSISTING, buffer);
-                }
-                if known {
-                    let superblock = Superblock { lineage, ..state.superblock };
-                    state.persisting = true;
-                    drop(state);
-                    return self.adopt(tag, buffer, &superblock);
-                }
-                false
+            Ask::Adopt { .. } | Ask::Grow { .. } => {
+                drop(state);
+                return self.told(tag, buffer, call);
             }
         };
         drop(state);
         done(tag, if known { Status::SUCCESS } else { DETACHED }, buffer)
+    }
+
+    /// The head changes what the superblock says.
+    fn told(&mut self, tag: u64, buffer: IoBuf, call: &Call) -> Submission {
+        let bytes = if let Ask::Grow { bytes, .. } = call.ask { bytes } else { 0 };
+        if !self.shared.has_room(bytes) {
+            return done(tag, Status::CAPACITY_EXCEEDED, buffer);
+        }
+        let mut state = self.shared.lock();
+        if !state.machine.renew(call.session, false, self.shared.now()) {
+            return done(tag, DETACHED, buffer);
+        }
+        let superblock = match call.ask {
+            Ask::Adopt { lineage } => Superblock { lineage, ..state.superblock },
+            Ask::Grow { store: true, .. } => Superblock { bytes, ..state.superblock },
+            _ => return done(tag, Status::SUCCESS, buffer),
+        };
+        if state.persisting {
+            return done(tag, PERSISTING, buffer);
+        }
+        state.persisting = true;
+        drop(state);
+        let op = self.superblock_write(&superblock);
+        self.start_persisting(tag, buffer, op, |buffer| Work::Told { tag, buffer, superblock })
     }
 
     fn flush(&mut self, tag: u64, buffer: IoBuf) -> Submission {
@@ -251,13 +265,6 @@ impl ReplicaQueue {
     fn persist(&mut self, tag: u64, buffer: IoBuf, wanted: Wanted) -> Submission {
         let op = self.fence_write(wanted);
         self.start_persisting(tag, buffer, op, |buffer| Work::Fence { tag, buffer, wanted })
-    }
-
-    /// Writes the superblock that says whose bits the replica shares.
-    fn adopt(&mut self, tag: u64, buffer: IoBuf, superblock: &Superblock) -> Submission {
-        let lineage = superblock.lineage;
-        let op = self.superblock_write(superblock);
-        self.start_persisting(tag, buffer, op, |buffer| Work::Adopt { tag, buffer, lineage })
     }
 
     fn start_persisting(
@@ -354,12 +361,12 @@ impl ReplicaQueue {
                 }
                 IoDone { tag, status: finished.status, buffer: Some(buffer) }
             }
-            Work::Adopt { tag, buffer, lineage } => {
+            Work::Told { tag, buffer, superblock } => {
                 let mut state = self.shared.lock();
                 state.persisting = false;
                 if finished.status.is_success() {
                     state.sequence += 1;
-                    state.superblock.lineage = lineage;
+                    state.superblock = superblock;
                 }
                 IoDone { tag, status: finished.status, buffer: Some(buffer) }
             }
@@ -420,9 +427,7 @@ impl Queue for ReplicaQueue {
     fn lend(&mut self, lba: Lba, bytes: u32) -> Option<IoBuf> {
         let blocks = u64::from(bytes >> self.block_size.shift());
         let (window, blocks) = split(&(lba.get()..lba.get().checked_add(blocks)?))?;
-        if window == 0 || !self.is_inside(&blocks) {
-            return None;
-        }
+        let blocks = self.find(&blocks).filter(|_| window > 0)?;
         let now = self.shared.now();
         let mut state = self.shared.lock();
         if !state.admit(window, now) {

@@ -295,10 +295,9 @@ impl<'a> Base<'a> {
 
     /// The moment that a snapshot holds; nil when it cannot be told.
     fn moment_of(&self, alias: &str) -> Uuid {
-        let bytes = self.shared.lock().superblock.bytes;
         let found = self.stores.device(alias).ok().and_then(|device| {
             let mut disk = Disk::open(&device).ok()?;
-            disk.superblock(bytes).ok().flatten()
+            disk.superblock().ok().flatten()
         });
         found.map_or(Uuid::nil(), |(superblock, _)| superblock.moment)
     }

@@ -1,7 +1,7 @@
 //! The replicas and volumes of a process, by name; and what happened to them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use crate::device::{BlockSize, ClaimKind, Device, DeviceRegistry, Operations};
 use crate::lvol::{DeviceMedia, StoreSet};
 use crate::store::{BLOCK_BYTES, Block, Media, VolumeBlock, VolumeKind};
 use crate::volume::{
-    Epoch, Event, FreezeId, Frozen, Members, Phase, REPLICAS_MAX, ReplicaIndex, VolumeCounters,
+    Epoch, Event, FreezeId, Frozen, Members, Phase, REPLICAS_MAX, ReplicaIndex, ResizeRefused, Resizing,
+    VolumeCounters,
 };
 
 /// Events that are kept; the oldest go first.
@@ -124,8 +125,19 @@ impl Events {
     }
 }
 
-/// Called with the name of a volume when it begins (`true`) or ceases to serve here.
-pub(crate) type OnServing = Arc<dyn Fn(&str, bool) + Send + Sync>;
+/// What hosts are to be told of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shown {
+    /// It begins to serve here.
+    Serves,
+    /// It ceases to.
+    Ceases,
+    /// It has another size.
+    Resized,
+}
+
+/// Called with the name of a volume.
+pub(crate) type OnServing = Arc<dyn Fn(&str, Shown) + Send + Sync>;
 
 /// The replicas and volumes of a process.
 #[derive(Default)]
@@ -290,7 +302,9 @@ impl VolumeTable {
             let found = *block_size.get_or_insert(device.info().block_size);
             if let Some(answers) = usable(name, device.as_ref(), create.uuid, found)? {
                 let first = said.get_or_insert_with(|| answers.clone());
-                if (first.bytes, first.region_bytes) != (answers.bytes, answers.region_bytes) {
+                // One may have been away while the others grew.
+                first.bytes = first.bytes.min(answers.bytes);
+                if first.region_bytes != answers.region_bytes {
                     return Err(ReplicationError::NoReplica { device: name.clone(), volume: create.uuid });
                 }
             }
@@ -300,7 +314,7 @@ impl VolumeTable {
         Ok(Shape {
             name: create.name.as_str().into(),
             uuid: create.uuid,
-            bytes: said.bytes,
+            bytes: Arc::new(AtomicU64::new(said.bytes)),
             region_bytes: said.region_bytes,
             block_size: block_size.unwrap_or(BlockSize::B4096),
             min_in_sync: create.min_in_sync,
@@ -331,12 +345,40 @@ impl VolumeTable {
         }
         let device = registry.get(replica)?;
         let said = usable(replica, device.as_ref(), shape.uuid, shape.block_size)?;
-        let fits = |said: Answers| (said.bytes, said.region_bytes) == (shape.bytes, shape.region_bytes);
+        let fits = |said: Answers| said.region_bytes == shape.region_bytes && said.room >= shape.bytes();
         if !said.is_none_or(fits) {
             return Err(ReplicationError::NoReplica { device: replica.to_owned(), volume: shape.uuid });
         }
         let added = volume.add_replica(replica.to_owned(), device, self.is_here(replica));
         added.ok_or(ReplicationError::Replicas(count))
+    }
+
+    /// Gives hosts more of a volume, and waits until they see it.
+    ///
+    /// # Errors
+    /// When there is no such volume, it is not active here, it would shrink, a device has no room, or it takes long: then it goes on.
+    pub fn resize(&self, name: &str, bytes: u64) -> Result<(), ReplicationError> {
+        let volume = self.volume(name)?;
+        let shape = volume.shape();
+        let blocks = bytes >> shape.block_size.shift();
+        if blocks << shape.block_size.shift() != bytes {
+            return Err(ReplicationError::Size(bytes));
+        }
+        let refused = |why| match why {
+            ResizeRefused::NoRoom(replicas) => ReplicationError::NoRoom(shape.slots.names(replicas)),
+            why => ReplicationError::Resize(why),
+        };
+        volume.resize(blocks).map_err(refused)?;
+        let deadline = Instant::now() + ACTIVATION_MAX;
+        while Instant::now() < deadline {
+            match volume.resizing() {
+                Resizing::Refused(why) => return Err(refused(why)),
+                // Hosts are told by the thread that drives it, a moment later.
+                Resizing::Done if shape.bytes() == bytes => return Ok(()),
+                _ => std::thread::sleep(LOOK_INTERVAL),
+            }
+        }
+        Err(ReplicationError::NotYet(name.to_owned()))
     }
 
     /// Forgets a replica of a volume for good, and lets go of its device.
@@ -376,7 +418,7 @@ impl VolumeTable {
     /// # Errors
     /// When it is active already, a name is no replica, or not every replica accepts in time: then it goes on trying, and
     /// proposes what to record.
-    pub fn activate(
+    pub(crate) fn activate(
         &self,
         name: &str,
         epoch: u64,
@@ -387,20 +429,25 @@ impl VolumeTable {
         let slots = Arc::clone(&volume.shape().slots);
         let members = members(&slots, in_sync)?;
         let (events, owner) = (Arc::clone(&self.events), name.to_owned());
+        let (bytes, shift) = (Arc::clone(&volume.shape().bytes), volume.shape().block_size.shift());
         // Its paths are shown by the thread that drives it, a moment after it is active.
         let shown = Arc::new(AtomicBool::new(false));
         let is_shown = Arc::clone(&shown);
         let on_event = move |at: Epoch, event: &Event| {
-            if let Some(what) = describe(&slots, at, event) {
+            if let Some(what) = describe(&slots, shift, at, event) {
                 tracing::info!(volume = owner, %what, "volume event");
                 events.push(&owner, what);
             }
             match event {
+                Event::Resized { blocks } => {
+                    bytes.store(blocks << shift, Ordering::Release);
+                    on_serving(&owner, Shown::Resized);
+                }
                 Event::Active { .. } => {
-                    on_serving(&owner, true);
+                    on_serving(&owner, Shown::Serves);
                     shown.store(true, Ordering::Release);
                 }
-                Event::Deposed { .. } | Event::Released => on_serving(&owner, false),
+                Event::Deposed { .. } | Event::Released => on_serving(&owner, Shown::Ceases),
                 _ => {}
             }
         };
@@ -637,7 +684,7 @@ fn status(volume: &VolumeDevice) -> VolumeStatus {
         min_in_sync: shape.min_in_sync,
     };
     VolumeStatus {
-        bytes: volume.shape().bytes,
+        bytes: volume.shape().bytes(),
         state,
         epoch: head.as_ref().map(|head| head.epoch.0),
         replicas,
@@ -651,7 +698,7 @@ fn status(volume: &VolumeDevice) -> VolumeStatus {
 }
 
 /// An event as people and programs read it; `None` for ends of commands.
-fn describe(slots: &Slots, epoch: Epoch, event: &Event) -> Option<Value> {
+fn describe(slots: &Slots, block_shift: u8, epoch: Epoch, event: &Event) -> Option<Value> {
     let names = |members: Members| slots.names(members);
     let name = |replica: &ReplicaIndex| slots.name(*replica);
     Some(match event {
@@ -670,6 +717,9 @@ fn describe(slots: &Slots, epoch: Epoch, event: &Event) -> Option<Value> {
         }),
         Event::Resync { replica, regions } => {
             json!({"event": "resync", "epoch": epoch.0, "replica": name(replica), "regions": regions})
+        }
+        Event::Resized { blocks } => {
+            json!({"event": "resized", "epoch": epoch.0, "size_bytes": blocks << block_shift})
         }
         Event::Unflushed => json!({"event": "unflushed", "epoch": epoch.0}),
         Event::Deposed { superseded } => {

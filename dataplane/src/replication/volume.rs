@@ -15,7 +15,7 @@ use super::error::ReplicationError;
 use super::keeper;
 use super::lane::Lane;
 use super::options::ResyncOptions;
-use super::replica::{LEASE, Place};
+use super::replica::LEASE;
 use super::slots::Slots;
 use crate::device::{
     Atomicity, BlockSize, CounterBook, Device, DeviceCounters, DeviceError, DeviceInfo, Done, Io, Lba, Meter,
@@ -23,7 +23,7 @@ use crate::device::{
 };
 use crate::volume::{
     Config, Epoch, FreezeId, FreezeRefused, Frozen, HeadId, Members, MembersRefused, Phase, REPLICAS_MAX,
-    ReplicaIndex, RosterRefused, Volume, VolumeCounters, check_removal,
+    ReplicaIndex, ResizeRefused, Resizing, RosterRefused, Volume, VolumeCounters, check_removal,
 };
 
 /// How far clocks of nodes may run apart: crystals are a tenth as bad.
@@ -44,12 +44,19 @@ pub(super) const COPIES_MAX: u8 = 4;
 pub(super) struct Shape {
     pub(super) name: Arc<str>,
     pub(super) uuid: Uuid,
-    pub(super) bytes: u64,
+    /// What hosts see; it changes while it is served.
+    pub(super) bytes: Arc<AtomicU64>,
     pub(super) region_bytes: u32,
     pub(super) block_size: BlockSize,
     pub(super) min_in_sync: u8,
     /// Its replicas, as they are now.
     pub(super) slots: Arc<Slots>,
+}
+
+impl Shape {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
 }
 
 /// What the queues of a volume share.
@@ -168,7 +175,7 @@ impl VolumeDevice {
         let shape = &self.shared.shape;
         let config = Config {
             members: shape.slots.members(),
-            blocks: shape.bytes >> shape.block_size.shift(),
+            blocks: shape.bytes() >> shape.block_size.shift(),
             region_blocks: shape.region_bytes >> shape.block_size.shift(),
             min_in_sync: shape.min_in_sync,
             head: HeadId(Uuid::new_v4().as_u128()),
@@ -183,8 +190,7 @@ impl VolumeDevice {
             attach_ns: ATTACH_NS,
         };
         let machine = Volume::new(config, epoch, in_sync, self.now());
-        let place = Place::new(shape.bytes, shape.region_bytes, shape.block_size.shift());
-        let head = Arc::new(Head::new(machine, place, on_event));
+        let head = Arc::new(Head::new(machine, on_event));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, own, told) = (Arc::clone(&self.shared), Arc::clone(&head), Arc::clone(&stop));
         let work = move || {
@@ -286,6 +292,20 @@ impl VolumeDevice {
         Some(())
     }
 
+    /// Gives hosts more blocks.
+    pub(super) fn resize(&self, blocks: u64) -> Result<(), ResizeRefused> {
+        match &*self.active() {
+            Some(active) => active.head.lock().resize(blocks, self.now()),
+            None => Err(ResizeRefused::Busy),
+        }
+    }
+
+    /// What became of that.
+    pub(super) fn resizing(&self) -> Resizing {
+        let over = Resizing::Refused(ResizeRefused::Busy);
+        self.active().as_ref().map_or(over, |active| active.head.lock().resizing())
+    }
+
     /// Lets go of a replica for good.
     pub(super) fn remove_replica(&self, replica: ReplicaIndex) -> Result<(), RosterRefused> {
         let active = self.active();
@@ -342,7 +362,7 @@ impl Device for VolumeDevice {
             product: "Replicated volume",
             uuid: shape.uuid,
             block_size: shape.block_size,
-            blocks: shape.bytes >> shape.block_size.shift(),
+            blocks: shape.bytes() >> shape.block_size.shift(),
             write_cache: true,
             operations: Operations::all(),
             atomic: Atomicity::BLOCK,

@@ -1,8 +1,8 @@
 //! How a head talks to a replica, in plain reads and writes.
 //!
 //! The blocks of a replica are seen through windows. Window 0 is the door: the head writes a [`Call`] there, and reads the
-//! [`Answer`]s. Being accepted gives the head a window of its own, in which the device's blocks lie: data first, then the
-//! pages of the write-intent bitmap. When another head is accepted, or the same one anew, the window changes, and what was
+//! [`Answer`]s. Being accepted gives the head a window of its own, in which the device's blocks lie: data first, in the
+//! second half the pages of the write-intent bitmap. When another head is accepted, or the same one anew, the window changes, and what was
 //! sent to the one before is refused, wherever it is on its way. So fencing needs nothing of the connections between them:
 //! every single command carries its attachment.
 //!
@@ -19,8 +19,10 @@ use crate::volume::{Epoch, HeadId, Lineage, Session};
 
 /// Bytes of a call and of the answers.
 pub(super) const DOOR_BYTES: usize = 4096;
-/// Logical blocks of a window: 256 TiB of 4 KiB, as much as the largest volume of a store.
+/// Logical blocks of a window: its first half is 128 TiB of 4 KiB.
 const WINDOW_SHIFT: u32 = 36;
+/// Where the metadata lies in a window: the data has the half before.
+pub(super) const METADATA: u64 = 1 << (WINDOW_SHIFT - 1);
 /// Windows, the door included. Numbers are used in turn, so that one comes again only after all others.
 pub(super) const WINDOWS: u16 = 1 << 12;
 /// Answers that are kept: one for each head that may ask at a time, with room to spare.
@@ -67,6 +69,8 @@ pub(super) enum Ask {
     Adopt { lineage: Lineage },
     /// Something that takes long: its end is read from the block behind the answers.
     Errand(Errand),
+    /// That it say whether it has room for so many bytes, or store that hosts see as many.
+    Grow { bytes: u64, store: bool },
 }
 
 /// Written to the door.
@@ -95,6 +99,8 @@ impl Call {
                 errand.encode(&mut bytes);
                 (5, Epoch(0), (false, false), none)
             }
+            // The bytes lie where the epoch does otherwise.
+            Ask::Grow { bytes, store } => (6, Epoch(*bytes), (*store, false), none),
         };
         (bytes[44], bytes[45], bytes[46]) = (kind, u8::from(sound), u8::from(mapped));
         bytes[48..56].copy_from_slice(&epoch.0.to_le_bytes());
@@ -111,6 +117,7 @@ impl Call {
             3 => Ask::Flush,
             4 => Ask::Adopt { lineage: lineage(bytes, 64) },
             5 => Ask::Errand(Errand::decode(bytes)?),
+            6 => Ask::Grow { bytes: u64::from_le_bytes(part(bytes, 48)), store: sound },
             _ => return None,
         };
         let session = Session {
@@ -162,6 +169,10 @@ pub(super) struct Answers {
     pub(super) epoch: Epoch,
     /// Whose bits it shares.
     pub(super) lineage: Lineage,
+    /// Blocks of metadata in front of the data.
+    pub(super) front: u32,
+    /// Bytes that hosts could see, as large as the device is now.
+    pub(super) room: u64,
     pub(super) list: Vec<Answer>,
 }
 
@@ -174,6 +185,8 @@ impl Answers {
         bytes[32..36].copy_from_slice(&self.region_bytes.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.epoch.0.to_le_bytes());
         put_lineage(&mut bytes, LINEAGE_AT, self.lineage);
+        bytes[36..40].copy_from_slice(&self.front.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.room.to_le_bytes());
         for (answer, at) in self.list.iter().take(ANSWERS_MAX).zip(bytes[64..].chunks_exact_mut(ANSWER_BYTES))
         {
             at[..16].copy_from_slice(&answer.session.head.0.to_le_bytes());
@@ -212,6 +225,8 @@ impl Answers {
             region_bytes: u32::from_le_bytes(part(bytes, 32)),
             epoch: Epoch(u64::from_le_bytes(part(bytes, 40))),
             lineage: lineage(bytes, LINEAGE_AT),
+            front: u32::from_le_bytes(part(bytes, 36)),
+            room: u64::from_le_bytes(part(bytes, 48)),
             list: bytes[64..64 + ANSWERS_MAX * ANSWER_BYTES]
                 .chunks_exact(ANSWER_BYTES)
                 .filter_map(answer)
@@ -241,6 +256,7 @@ mod tests {
             Ask::Flush,
             Ask::Adopt { lineage: Lineage { head: HeadId(u128::MAX - 9), number: 7 } },
             Ask::Errand(Errand { id: 77, kind: ErrandKind::Keep, moment: volume, name: "monday".to_owned() }),
+            Ask::Grow { bytes: 1 << 42, store: true },
         ] {
             let call = Call { volume, session: SESSION, ask };
             assert_eq!(Call::decode(&call.encode()), Some(call));
@@ -260,6 +276,8 @@ mod tests {
             region_bytes: 1 << 20,
             epoch: Epoch(3),
             lineage: Lineage { head: HeadId(u128::MAX - 2), number: 5 },
+            front: 256,
+            room: 1 << 41,
             list: list.collect(),
         };
         assert_eq!(Answers::decode(&answers.encode()).as_ref(), Some(&answers));

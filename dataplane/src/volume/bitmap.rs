@@ -62,6 +62,16 @@ impl Bitmap {
         new
     }
 
+    /// Other regions from the end on: those that come are in the set, or not.
+    pub fn resize(&mut self, len: u64, come: bool) {
+        let mut resized = Self::new(len);
+        resized.unite_words(0, &self.words);
+        for region in (self.len..len).filter(|_| come) {
+            resized.set(region);
+        }
+        *self = resized;
+    }
+
     /// Takes a region out; whether it was there.
     pub fn clear(&mut self, region: u64) -> bool {
         let (word, bit) = self.place(region);

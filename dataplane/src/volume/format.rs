@@ -1,5 +1,8 @@
 //! What a replica keeps beside the data: a superblock and the pages of the write-intent bitmap, each twice.
 //!
+//! They lie in front of the data, with room for the pages of a volume eight times as large: so a replica is found whatever
+//! became of the size of its device, and grows without anything being moved.
+//!
 //! Both copies of a thing lie side by side, and are written in turn: the one that is not the newest. So a write that is torn
 //! leaves the other one whole. A reader takes the newest whole copy. A page of which no copy is whole counts as dirty
 //! everywhere; a replica without a whole superblock is none.
@@ -14,7 +17,13 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const PAGE_WORDS: usize = (BLOCK_BYTES - HEADER_BYTES) / 8;
 /// Magic, kind and number, sequence, checksum, and room.
 const HEADER_BYTES: usize = 32;
-const MAGIC: [u8; 8] = *b"PLXREPL1";
+const MAGIC: [u8; 8] = *b"PLXREPL2";
+/// Of replicas that were made before: their metadata lies behind the data.
+const MAGIC_BEHIND: [u8; 8] = *b"PLXREPL1";
+/// Pages have room for a volume so many times as large as it was made.
+const GROWTH: u64 = 8;
+/// The data begins at a multiple of as many blocks: of a region of 1 MiB.
+const DATA_ALIGNMENT: u64 = 256;
 /// The superblock's number; pages count from 0.
 const SUPERBLOCK: u32 = u32::MAX;
 
@@ -41,6 +50,8 @@ pub struct Superblock {
     /// Nil but in a snapshot: the moment that it holds. A replica says so while a snapshot of it is taken; one that is found so
     /// is what a snapshot holds, or was about to be.
     pub moment: Uuid,
+    /// Blocks in front of the data.
+    pub front: u32,
 }
 
 /// How much of its volume a replica holds, as it knows itself.
@@ -88,9 +99,19 @@ impl Content {
     }
 }
 
-/// Blocks of metadata that a volume with this many regions takes.
-pub fn metadata_blocks(regions: u64) -> u64 {
-    2 * (1 + pages(regions))
+/// Blocks in front of the data of a replica that is made for this many regions.
+pub fn front_blocks(regions: u64) -> u64 {
+    (2 * (1 + pages(regions.saturating_mul(GROWTH)))).next_multiple_of(DATA_ALIGNMENT)
+}
+
+/// Most regions of which the bits have room in front of the data.
+pub fn regions_max(front: u32) -> u64 {
+    (u64::from(front) / 2).saturating_sub(1) * PAGE_WORDS as u64 * 64
+}
+
+/// Whether this is a superblock of a replica whose metadata lies behind the data.
+pub fn is_of_earlier_version(block: &Block) -> bool {
+    block[..8] == MAGIC_BEHIND && block[8..12] == SUPERBLOCK.to_le_bytes()
 }
 
 /// Pages of the bitmap.
@@ -139,7 +160,8 @@ fn word(block: &Block, at: usize) -> u64 {
 /// A superblock as it is written.
 pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     let mut block = Box::new([0; BLOCK_BYTES]);
-    let Superblock { volume, bytes, region_bytes, content, window, state, lineage, moment } = superblock;
+    let Superblock { volume, bytes, region_bytes, content, window, state, lineage, moment, front } =
+        superblock;
     block[32..48].copy_from_slice(volume.as_bytes());
     block[48..56].copy_from_slice(&bytes.to_le_bytes());
     block[56..60].copy_from_slice(&region_bytes.to_le_bytes());
@@ -150,6 +172,7 @@ pub fn encode_superblock(superblock: &Superblock, sequence: u64) -> Box<Block> {
     block[88..104].copy_from_slice(&lineage.head.0.to_le_bytes());
     block[104..108].copy_from_slice(&lineage.number.to_le_bytes());
     block[112..128].copy_from_slice(moment.as_bytes());
+    block[108..112].copy_from_slice(&front.to_le_bytes());
     seal(&mut block, SUPERBLOCK, sequence);
     block
 }
@@ -161,7 +184,7 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
     let (mut volume, mut moment) = ([0; 16], [0; 16]);
     volume.copy_from_slice(&block[32..48]);
     let head = |at| HeadId(u128::from(word(block, at)) | u128::from(word(block, at + 8)) << 64);
-    let number = u32::from_le_bytes([block[104], block[105], block[106], block[107]]);
+    let number = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     moment.copy_from_slice(&block[112..128]);
     let superblock = Superblock {
         volume: Uuid::from_bytes(volume),
@@ -170,8 +193,9 @@ pub fn decode_superblock(copies: [&Block; 2]) -> Option<(Superblock, u64)> {
         content: Content::from_byte(block[60]),
         window: u16::from_le_bytes([block[62], block[63]]),
         state: ReplicaState { epoch: Epoch(word(block, 64)), head: head(72) },
-        lineage: Lineage { head: head(88), number },
+        lineage: Lineage { head: head(88), number: number(104) },
         moment: Uuid::from_bytes(moment),
+        front: number(108),
     };
     Some((superblock, sequence))
 }
@@ -215,6 +239,7 @@ mod tests {
             state: ReplicaState { epoch: Epoch(epoch), head: HeadId(u128::MAX - 5) },
             lineage: Lineage { head: HeadId(u128::MAX - 6), number: 3 },
             moment: Uuid::from_u128(3),
+            front: 256,
         }
     }
 

@@ -95,6 +95,16 @@ impl Intent {
         }
     }
 
+    /// The volume has other regions from now on: none of those that come is dirty.
+    pub(super) fn resize(&mut self, regions: u64) {
+        self.dirty.resize(regions, false);
+        self.recent.resize(regions, false);
+        let pages = usize::try_from(regions.div_ceil(PAGE_REGIONS)).unwrap_or(usize::MAX);
+        for copies in &mut self.copies {
+            copies.resize(pages, Copy { version: 1, needed: 1, ..Copy::default() });
+        }
+    }
+
     /// Whether all of these replicas hold the bits of these regions.
     pub(super) fn covers(&self, regions: Range<u64>, replicas: Members) -> bool {
         let pages = page_of(regions.start)..=page_of(regions.end.saturating_sub(1).max(regions.start));

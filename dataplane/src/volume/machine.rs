@@ -7,6 +7,7 @@ use fabrics::Now;
 
 use super::commands::Command;
 use super::freeze::Freezer;
+use super::growth::Growth;
 use super::guard::{Guard, Owner};
 use super::intent::Intent;
 use super::pace::Pace;
@@ -58,10 +59,6 @@ impl Config {
         assert!((1..=16).contains(&self.copies_max));
         assert!((1..=self.members.len()).contains(&self.min_in_sync));
         assert!(self.slow_ns < self.lease_ns);
-    }
-
-    pub(super) fn regions(&self) -> u64 {
-        self.blocks.div_ceil(u64::from(self.region_blocks))
     }
 
     /// The part of a lease that the head may count on: its clock may be slow, the replica's fast.
@@ -134,6 +131,10 @@ pub(super) struct Peer {
     pub(super) joined: Option<Joined>,
     /// It has said that it can be trusted, or has everything: unless it restarts it will say so again.
     pub(super) trusted: bool,
+    /// Logical blocks that it has said to hold.
+    pub(super) blocks: u64,
+    /// It is being told to hold more.
+    pub(super) growing: bool,
     /// What it holds says whose bits it shared.
     pub(super) lineage: Lineage,
     /// It is being told its lineage.
@@ -182,6 +183,9 @@ pub struct Volume {
     /// When proposals that nobody followed are made again.
     pub(super) propose_at: Now,
     pub(super) peers: Vec<Peer>,
+    /// Logical blocks that bits and copies are laid out for: more than hosts see while it grows.
+    pub(super) laid: u64,
+    pub(super) growth: Growth,
     pub(super) commands: Vec<Option<Command>>,
     pub(super) free: Vec<u32>,
     pub(super) guard: Guard,
@@ -218,12 +222,14 @@ impl Volume {
         config.check();
         assert!(!in_sync.is_empty());
         assert!(config.members.covers(in_sync));
-        let regions = config.regions();
+        let regions = config.blocks.div_ceil(u64::from(config.region_blocks));
         let peer = || Peer {
             session: 0,
             lease_until: None,
             joined: None,
             trusted: false,
+            blocks: 0,
+            growing: false,
             lineage: Lineage::NONE,
             adopting: false,
             added: false,
@@ -257,6 +263,8 @@ impl Volume {
             intent_waiters: Vec::new(),
             sync_waiters: Vec::new(),
             freezer: Freezer::default(),
+            laid: config.blocks,
+            growth: Growth::default(),
             copying: Copying::new(config.copies_max, config.pace, regions, now),
             granted: Vec::new(),
             requests: PendingTable::default(),
@@ -426,6 +434,8 @@ impl Volume {
             Purpose::Fence(epoch) => self.on_fence_answer(replica, epoch, outcome, now),
             Purpose::Release => self.on_released(),
             Purpose::Adopt(lineage) => self.on_adopted(replica, lineage, &outcome, now),
+            Purpose::Room => self.on_room(replica, &outcome, now),
+            Purpose::Grow(blocks) => self.on_grown(replica, blocks, &outcome, now),
             Purpose::Renew => {
                 self.peers[replica.index()].renewing = false;
                 self.fail_unless_done(replica, &outcome, now);
@@ -501,6 +511,7 @@ impl Volume {
         self.fence_due(now);
         self.attach_absent(now);
         self.tell_lineage(now);
+        self.tell_size(now);
         self.propose_again(now);
         self.copying.adapt();
         self.clean(now);

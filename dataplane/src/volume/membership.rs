@@ -75,7 +75,9 @@ impl Volume {
         now: Now,
     ) {
         match outcome {
-            Outcome::Joined(joined) if self.attaching.has(replica) => self.attached_now(replica, &joined),
+            Outcome::Joined(joined) if self.attaching.has(replica) => {
+                self.attached_now(replica, &joined, now)
+            }
             Outcome::Joined(joined) => self.on_accepted(replica, epoch, joined, now),
             Outcome::Later { ns } => {
                 self.peers[replica.index()].fence_at = Some(now.after_ns(ns));
@@ -94,7 +96,9 @@ impl Volume {
                     // Accepting us makes it no sounder; it may have restarted since it accepted us first.
                     Some(before) => {
                         before.sound &= said.sound;
-                        before.intent.unite(&said.intent);
+                        let mut intent = said.intent;
+                        intent.resize(before.intent.len(), true);
+                        before.intent.unite(&intent);
                     }
                     None => *joined = Some(said),
                 }
@@ -159,10 +163,13 @@ impl Volume {
     }
 
     fn start_serving(&mut self, now: Now) {
-        let all: Vec<_> = self.recorded.iter().collect();
+        self.find_size();
+        let (all, regions): (Vec<_>, u64) = (self.recorded.iter().collect(), self.regions());
         for replica in &all {
             let peer = &mut self.peers[replica.index()];
-            if let Some(joined) = peer.joined.take() {
+            if let Some(mut joined) = peer.joined.take() {
+                joined.intent.resize(regions, true);
+                peer.blocks = joined.blocks;
                 (peer.trusted, peer.lineage) = (joined.sound, joined.lineage);
                 self.roster.trust(joined.lineage);
                 self.intent.dirty.unite(&joined.intent);
@@ -178,6 +185,7 @@ impl Volume {
         }
         self.intent.recent.unite(&dirty);
         self.advance(Phase::Active);
+        self.resume_growth();
         self.event(Event::Active { epoch: self.epoch, in_sync: self.recorded });
         for replica in all {
             self.peers[replica.index()].renew_at = now;
@@ -243,6 +251,7 @@ impl Volume {
         }
         self.reelect(now);
         self.event(Event::Active { epoch, in_sync });
+        self.finish_growth();
         self.propose_out(LossReason::Path);
         self.settle_all(now);
         self.leave_out(unpledged, now);
@@ -262,6 +271,7 @@ impl Volume {
             return;
         }
         self.freezer.forget(replicas);
+        self.growth.forget(replicas);
         for replica in replicas.iter() {
             self.drop_requests(replica);
             self.intent.forget(replica);
@@ -329,7 +339,8 @@ impl Volume {
         }
         self.forget_replica(replica);
         let peer = &mut self.peers[replica.index()];
-        (peer.renewing, peer.copy_flush, peer.adopting) = (false, false, false);
+        (peer.renewing, peer.copy_flush) = (false, false);
+        (peer.adopting, peer.growing) = (false, false);
     }
 
     /// A replica holds every write of the recorded set, and some regions may differ only because of writes that were never
@@ -400,16 +411,21 @@ impl Volume {
     }
 
     /// A replica has accepted us: it gets every write from now on, and what it lacks is copied.
-    fn attached_now(&mut self, replica: ReplicaIndex, said: &Joined) {
+    fn attached_now(&mut self, replica: ReplicaIndex, said: &Joined, now: Now) {
         self.attaching.remove(replica);
         self.syncing.insert(replica);
+        if said.room < self.laid {
+            return self.fail(replica, LossReason::TooSmall, now);
+        }
+        let regions = self.regions();
+        let lacks = self.lacks_beyond(said);
         let peer = &mut self.peers[replica.index()];
         peer.stale = match self.roster.tells(said) && !peer.added {
             true => self.intent.dirty.clone(),
-            false => Bitmap::full(said.intent.len()),
+            false => Bitmap::full(regions),
         };
-        peer.stale.unite(&said.intent);
-        peer.lineage = said.lineage;
+        peer.stale.unite(&lacks);
+        (peer.lineage, peer.blocks) = (said.lineage, said.blocks);
         peer.unflushed.clear_all();
         peer.flushing.clear_all();
         let regions = peer.stale.ones();

@@ -18,6 +18,7 @@ mod bitmap;
 mod commands;
 pub mod format;
 mod freeze;
+mod growth;
 mod guard;
 mod intent;
 mod machine;
@@ -38,6 +39,7 @@ use std::fmt;
 
 pub use bitmap::Bitmap;
 pub use freeze::{FreezeId, FreezeRefused, Frozen};
+pub use growth::{ResizeRefused, Resizing};
 pub use machine::{Config, Phase, Refused, Volume, VolumeCounters};
 pub use members::{Members, ReplicaIndex};
 pub use membership::MembersRefused;

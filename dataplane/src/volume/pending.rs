@@ -19,6 +19,10 @@ pub(super) enum Purpose {
     Release,
     /// Whose bits the replica shares.
     Adopt(Lineage),
+    /// Whether the replica has room.
+    Room,
+    /// That it holds so many blocks.
+    Grow(u64),
     /// A page of the intent bitmap, at a version.
     Intent(u32, u64),
     /// A copy, by its place.

@@ -95,6 +95,14 @@ pub enum RequestOp {
         /// What to store.
         lineage: Lineage,
     },
+    /// Say whether there is room for so many logical blocks; or store durably that as many are held. [`Outcome::Failed`]: there
+    /// is none.
+    Grow {
+        /// How many.
+        blocks: u64,
+        /// Store it.
+        store: bool,
+    },
     /// Read into the data of a command.
     Read {
         /// The command's.
@@ -164,6 +172,10 @@ pub struct Joined {
     pub content: Content,
     /// Whose bits it shares.
     pub lineage: Lineage,
+    /// Logical blocks that it has said to hold.
+    pub blocks: u64,
+    /// Logical blocks that it could hold, as large as its device is now.
+    pub room: u64,
     /// Its write-intent bitmap.
     pub intent: Box<Bitmap>,
 }
@@ -203,6 +215,8 @@ pub enum LossReason {
     Cancelled,
     /// It was given the content of a moment, and others were not, or that of another one.
     Differs,
+    /// Its device is smaller than the volume.
+    TooSmall,
 }
 
 impl LossReason {
@@ -215,6 +229,7 @@ impl LossReason {
             Self::Restarted => "restarted",
             Self::Cancelled => "cancelled",
             Self::Differs => "differs",
+            Self::TooSmall => "too_small",
         }
     }
 }
@@ -267,6 +282,11 @@ pub enum Event {
         replica: ReplicaIndex,
         /// Regions to copy.
         regions: u64,
+    },
+    /// Hosts see so many logical blocks from now on.
+    Resized {
+        /// How many.
+        blocks: u64,
     },
     /// Every replica restarted: what was written and not flushed may be gone.
     Unflushed,

@@ -30,6 +30,8 @@ enum Step {
 #[derive(Clone, Copy, Debug)]
 struct Copy {
     region: u64,
+    /// Where it ended when the copy began: the last one becomes longer when the volume grows.
+    end: u64,
     step: Step,
     /// Replicas that could not read it.
     tried: Members,
@@ -63,6 +65,10 @@ impl Copying {
             clean_at: now,
             cooling: Bitmap::new(regions),
         }
+    }
+
+    pub(super) fn resize(&mut self, regions: u64) {
+        self.cooling.resize(regions, false);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -128,7 +134,7 @@ impl Volume {
 
     fn region_blocks(&self, region: u64) -> Range<u64> {
         let size = u64::from(self.config.region_blocks);
-        region * size..((region + 1) * size).min(self.config.blocks)
+        region * size..((region + 1) * size).min(self.laid)
     }
 
     /// Starts copies while there is room, and the limit allows.
@@ -139,9 +145,9 @@ impl Volume {
         }
         while let Some(place) = self.copying.copies.iter().position(Option::is_none) {
             let Some(region) = self.next_region(now) else { return };
-            let copy = Copy { region, step: Step::Blocks, tried: Members::NONE };
-            self.copying.copies[place] = Some(copy);
             let blocks = self.region_blocks(region);
+            let copy = Copy { region, end: blocks.end, step: Step::Blocks, tried: Members::NONE };
+            self.copying.copies[place] = Some(copy);
             self.copying.pacer.on_start(blocks.end - blocks.start, now);
             let place = u8::try_from(place).unwrap_or(u8::MAX);
             if self.guard.acquire(Owner::Copy(place), self.region_blocks(region), true) {
@@ -202,7 +208,7 @@ impl Volume {
             return self.give_up_copy(place, copy, lacking, now);
         };
         self.set_copy(place, Copy { step: Step::Reading(source), ..copy });
-        let (at, blocks) = self.extent(copy.region);
+        let (at, blocks) = self.extent(&copy);
         let op = RequestOp::CopyRead { copy: place, at, blocks };
         self.send(source, Lane::default(), Purpose::Copy(place), op, now);
     }
@@ -217,9 +223,9 @@ impl Volume {
         }
     }
 
-    fn extent(&self, region: u64) -> (u64, u32) {
-        let blocks = self.region_blocks(region);
-        (blocks.start, u32::try_from(blocks.end - blocks.start).unwrap_or(u32::MAX))
+    fn extent(&self, copy: &Copy) -> (u64, u32) {
+        let start = self.region_blocks(copy.region).start;
+        (start, u32::try_from(copy.end - start).unwrap_or(u32::MAX))
     }
 
     fn set_copy(&mut self, place: u8, copy: Copy) {
@@ -254,7 +260,7 @@ impl Volume {
         let lacking = self.lacking(copy.region);
         let step = Step::Writing { pending: lacking, done: Members::NONE };
         self.set_copy(place, Copy { step, ..copy });
-        let (at, blocks) = self.extent(copy.region);
+        let (at, blocks) = self.extent(&copy);
         for replica in lacking.iter() {
             let op = RequestOp::CopyWrite { copy: place, at, blocks };
             self.send(replica, Lane::default(), Purpose::Copy(place), op, now);
@@ -268,7 +274,8 @@ impl Volume {
         if !pending.is_empty() {
             return;
         }
-        for replica in done.iter() {
+        let whole = copy.end == self.region_blocks(copy.region).end;
+        for replica in done.iter().filter(|_| whole) {
             let peer = &mut self.peers[replica.index()];
             peer.stale.clear(copy.region);
             peer.unflushed.set(copy.region);
@@ -311,7 +318,7 @@ impl Volume {
 
     /// Flushes a replica after some regions, and after the last.
     pub(super) fn flush_copies(&mut self, replica: ReplicaIndex, now: Now) {
-        let enough = (self.config.regions() / FLUSHES_PER_VOLUME).clamp(1, REGIONS_PER_FLUSH_MAX);
+        let enough = (self.regions() / FLUSHES_PER_VOLUME).clamp(1, REGIONS_PER_FLUSH_MAX);
         let peer = &mut self.peers[replica.index()];
         let due = peer.stale.is_empty() || peer.unflushed.ones() >= enough;
         if due && !peer.copy_flush && !peer.unflushed.is_empty() {
@@ -340,7 +347,10 @@ impl Volume {
         let peer = &self.peers[replica.index()];
         let through = peer.stale.is_empty() && peer.unflushed.is_empty() && !peer.copy_flush;
         // One that counts must not say later that it shared the bits of somebody long gone.
-        let ready = through && self.intent.is_complete(replica) && self.shares_bits(replica);
+        let ready = through
+            && self.intent.is_complete(replica)
+            && self.shares_bits(replica)
+            && self.is_large(replica);
         if ready && self.syncing.has(replica) && self.phase == Phase::Active {
             self.pledge(replica, now);
         }
@@ -418,7 +428,8 @@ impl Volume {
         if !self.is_whole() {
             return;
         }
-        let cooled = std::mem::replace(&mut self.copying.cooling, Bitmap::new(self.config.regions()));
+        let none = Bitmap::new(self.regions());
+        let cooled = std::mem::replace(&mut self.copying.cooling, none);
         for region in cooled.iter() {
             if !self.intent.recent.has(region) {
                 self.intent.clear(region);

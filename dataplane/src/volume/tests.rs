@@ -116,7 +116,7 @@ impl Bench {
 }
 
 fn joined(content: Content, lineage: Lineage, intent: Bitmap) -> Outcome {
-    Outcome::Joined(Joined { sound: true, content, lineage, intent: Box::new(intent) })
+    Outcome::Joined(Joined { sound: true, content, lineage, blocks: 64, room: 128, intent: Box::new(intent) })
 }
 
 fn is_fence(op: &RequestOp) -> bool {

@@ -13,6 +13,9 @@ struct Cached {
     stamp: Stamp,
 }
 
+/// Stamps from here on were never written: they lie on devices behind the end of a volume that is to grow.
+pub(super) const LITTER: Stamp = 1 << 60;
+
 /// The data of one replica.
 pub(super) struct Disk {
     stable: Vec<Stamp>,
@@ -31,6 +34,14 @@ impl Disk {
             cached: Vec::new(),
             sequence: 0,
             bad: BTreeSet::new(),
+        }
+    }
+
+    /// Something that nobody wrote lies here.
+    pub(super) fn litter(&mut self, from: usize, seed: u64) {
+        for block in from..self.stable.len() {
+            let stamp = LITTER + seed * 1000 + block as u64;
+            (self.stable[block], self.visible[block]) = (stamp, stamp);
         }
     }
 

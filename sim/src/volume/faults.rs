@@ -151,5 +151,13 @@ impl World {
             self.nodes[node].disk.bad.clear();
             self.start_node(node, false);
         }
+        // What links have swallowed is missed at last, by whoever has nobody else to ask.
+        for head in 0..self.nodes.len() {
+            for replica in 0..self.nodes.len() {
+                let boot = self.nodes[replica].boot;
+                let delay = self.delay(replica, head);
+                self.after(delay, What::Reset { head, replica, boot });
+            }
+        }
     }
 }

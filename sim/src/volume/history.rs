@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::disk::Stamp;
+use super::disk::{LITTER, Stamp};
 
 /// Later than everything.
 const NEVER: u64 = u64::MAX;
@@ -127,11 +127,11 @@ impl History {
     fn check_first(&self, block: &Block, stamp: Stamp, start: u64) -> Result<(), String> {
         let written = block.writes.iter().find(|write| write.stamp == stamp);
         let (asked, answered) = match (stamp, written) {
-            (0, _) => (0, 0),
+            (0 | LITTER.., _) => (0, 0),
             (_, Some(write)) => (write.asked, write.answered),
             (_, None) => return Err(format!("value {stamp} was never written")),
         };
-        if stamp != 0 && asked >= start {
+        if written.is_some() && asked >= start {
             return Err(format!("value {stamp} was read before it was written"));
         }
         // What earlier eras lost was not there to be flushed in the last one.

@@ -92,6 +92,8 @@ impl World {
     }
 
     fn make_command(&mut self, node: usize) -> Sent {
+        let end = self.nodes[node].head.as_ref().map_or(BLOCKS as u64, |head| head.volume.config().blocks);
+        let end = usize::try_from(end).expect("small");
         let blocks = self.rng.usize(1..=COMMAND_BLOCKS_MAX);
         let blocks = blocks.min(if self.rng.u8(0..4) == 0 { COMMAND_BLOCKS_MAX } else { 3 });
         if self.rng.u8(0..60) == 0 {
@@ -102,8 +104,8 @@ impl World {
         }
         let Habit { reads, flushes, fua } = self.hosts.habit;
         let anywhere = self.rng.u8(0..40) == 0;
-        let at = if anywhere { self.rng.usize(..BLOCKS) } else { self.hosts.hot + self.rng.usize(..4) };
-        let at = at.min(BLOCKS - blocks);
+        let at = if anywhere { self.rng.usize(..end) } else { self.hosts.hot + self.rng.usize(..4) };
+        let at = at.min(end - blocks);
         let fua = fua && self.rng.u8(0..6) == 0;
         let (from, count) = (at as u64, u32::try_from(blocks).expect("small"));
         let operation = match self.rng.u8(0..20) {

@@ -3,7 +3,7 @@
 use dataplane::volume::{ReplicaIndex, Volume};
 
 use super::node::Head;
-use super::world::{BLOCKS, World};
+use super::world::World;
 
 impl World {
     fn serving(&self) -> Option<&Volume> {
@@ -16,6 +16,7 @@ impl World {
         self.serving().is_some_and(|volume| {
             volume.recorded() == all
                 && volume.members() == all
+                && volume.config().blocks == self.manager.blocks
                 && volume.attached() == all
                 && all.iter().all(|replica| volume.regions_stale(replica) == 0)
         })
@@ -45,21 +46,31 @@ impl World {
                 None => format!("no head, up {}", node.is_up()),
             })
             .collect();
-        format!("record {:?}; members {:?}; {}", self.manager.record, self.manager.members, heads.join("; "))
+        format!(
+            "record {:?}; members {:?}, {} blocks; {}",
+            self.manager.record,
+            self.manager.members,
+            self.manager.blocks,
+            heads.join("; ")
+        )
     }
 
     pub(super) fn check_quiet(&self) -> Result<(), String> {
         let Some(volume) = self.serving().filter(|_| self.is_whole()) else {
             return Err(format!("not whole when quiet: {}", self.describe()));
         };
+        let blocks = usize::try_from(self.manager.blocks).expect("small");
         let members: Vec<usize> = self.manager.members.iter().map(ReplicaIndex::index).collect();
         let first = self.nodes[members[0]].disk.content();
         for number in members {
             let node = &self.nodes[number];
-            if let Some(block) = (0..BLOCKS).find(|block| node.disk.content()[*block] != first[*block]) {
+            if let Some(block) = (0..blocks).find(|block| node.disk.content()[*block] != first[*block]) {
                 return Err(format!(
                     "block {block} differs between replica {number} and the first when quiet"
                 ));
+            }
+            if node.size != self.manager.blocks {
+                return Err(format!("replica {number} holds {} blocks of {blocks}", node.size));
             }
             if !node.pages.is_empty() {
                 return Err(format!("replica {number} has dirty regions when quiet"));

@@ -38,6 +38,10 @@ pub(super) enum Order {
         members: Members,
         change: u64,
     },
+    /// Hosts are to see so many blocks.
+    Resize {
+        blocks: u64,
+    },
     /// Every head but this one is to let go.
     Deactivate {
         but: HeadId,
@@ -48,6 +52,8 @@ pub(super) struct Manager {
     pub(super) record: Record,
     /// The replicas that the volume is to have.
     pub(super) members: Members,
+    /// The blocks that hosts are to see.
+    pub(super) blocks: u64,
     /// Counts how often they changed.
     pub(super) change: u64,
     heads: u128,
@@ -57,9 +63,9 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    pub(super) fn new(in_sync: Members) -> Self {
+    pub(super) fn new(in_sync: Members, blocks: u64) -> Self {
         let record = Record { epoch: Epoch(0), in_sync, head: HeadId::NONE, node: 0 };
-        Self { record, members: in_sync, change: 0, heads: 0, heard: 0, gone: true }
+        Self { record, members: in_sync, blocks, change: 0, heads: 0, heard: 0, gone: true }
     }
 }
 
@@ -98,6 +104,7 @@ impl World {
             self.order(node, Order::Deactivate { but: self.manager.record.head });
         }
         self.manage_roster();
+        self.manage_size();
         self.after(TURN_NS, What::Manager);
     }
 
@@ -170,6 +177,12 @@ impl World {
                 }
             }
             Order::Roster { members, change } => self.know(node, members, change),
+            Order::Resize { blocks } => {
+                if let Some(own) = &mut self.nodes[node].head {
+                    // What is refused is tried again.
+                    let _ = own.volume.resize(blocks, now);
+                }
+            }
             Order::Deactivate { but } => {
                 let Some(own) = &mut self.nodes[node].head else { return };
                 if own.volume.config().head != but && own.volume.config().head.0 < but.0 {

@@ -34,6 +34,9 @@ pub(super) struct Node {
     pub(super) state: ReplicaState,
     pub(super) content: Content,
     pub(super) lineage: Lineage,
+    /// Blocks that it has stored to hold, and that its device has.
+    pub(super) size: u64,
+    pub(super) room: u64,
     pub(super) pages: Bitmap,
     /// `None` while the node is down.
     pub(super) replica: Option<Replica>,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use dataplane::volume::{HeadId, Moment, MomentAsk, MomentOutcome, Replica, ReplicaIndex, Session};
 
 use super::disk::Stamp;
-use super::world::{BLOCKS, MS, What, World};
+use super::world::{MS, What, World};
 
 /// How long writes wait at most: sometimes so short that they go on while replicas are still asked.
 const FREEZES_NS: [u64; 3] = [60 * MS, 250 * MS, 3_000 * MS];
@@ -39,6 +39,8 @@ pub(super) struct Taken {
     thawed: u64,
     /// What the first that was kept holds.
     kept: Option<Vec<Stamp>>,
+    /// Blocks that hosts saw then.
+    blocks: usize,
 }
 
 /// An ask, or its answer, on its way.
@@ -65,8 +67,9 @@ impl World {
         let Some(own) = &mut self.nodes[node].head else { return };
         let head = own.volume.config().head;
         let Ok(moment) = Moment::begin(&mut own.volume, freeze_ns, now) else { return };
+        let blocks = usize::try_from(own.volume.config().blocks).expect("small");
         let number = self.taken.len() as u64;
-        self.taken.push(Taken { began: self.now, thawed: self.now, kept: None });
+        self.taken.push(Taken { began: self.now, thawed: self.now, kept: None, blocks });
         self.tell(|| format!("snapshot {number} at node {node}"));
         let (asked, deadline) = (BTreeMap::new(), self.now);
         self.snapshot = Some(Snapshot { node, head, number, moment, asked, deadline });
@@ -173,16 +176,16 @@ impl World {
     /// What is kept is equal everywhere, and what a read in between could have returned.
     fn check_kept(&mut self, number: u64, content: &[Stamp]) {
         let at = usize::try_from(number).expect("small");
-        let Taken { began, thawed, .. } = self.taken[at];
+        let Taken { began, thawed, blocks, .. } = self.taken[at];
         match &self.taken[at].kept {
             Some(first) => {
-                if let Some(block) = (0..BLOCKS).find(|block| first[*block] != content[*block]) {
+                if let Some(block) = (0..blocks).find(|block| first[*block] != content[*block]) {
                     self.break_promise(format!("block {block} differs between copies of snapshot {number}"));
                 }
             }
             None => {
                 self.tally.snapshots += 1;
-                for (block, stamp) in content.iter().enumerate() {
+                for (block, stamp) in content.iter().take(blocks).enumerate() {
                     self.history.read(block, *stamp, began, thawed);
                 }
                 self.taken[at].kept = Some(content.to_vec());

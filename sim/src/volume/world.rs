@@ -79,6 +79,8 @@ pub struct Tally {
     pub added: u64,
     /// Replicas that were removed.
     pub removed: u64,
+    /// Times that hosts were to get more blocks.
+    pub grown: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -97,6 +99,7 @@ impl std::ops::AddAssign for Tally {
         self.emptied += other.emptied;
         self.added += other.added;
         self.removed += other.removed;
+        self.grown += other.grown;
     }
 }
 
@@ -147,6 +150,8 @@ pub(super) enum What {
     Copying,
     /// Somebody wants other replicas.
     Roster,
+    /// Somebody wants more blocks.
+    Growth,
     /// A head refused to let go of a replica: it counts, or is proposed.
     Refused {
         head: HeadId,
@@ -254,18 +259,23 @@ impl World {
         let count = *rng.choice(&[2, 3, 3, 3, 4, 4]).expect("some");
         let spares = if count > 2 { *rng.choice(&[0, 0, 1]).expect("some") } else { 0 };
         let replicas = u8::try_from(count - spares).expect("small");
+        let blocks = *rng.choice(&[BLOCKS, 48, 35]).expect("some");
         let state = ReplicaState { epoch: Epoch(0), head: HeadId::NONE };
         let nodes: Vec<Node> = (0..count)
-            .map(|_| {
+            .map(|number| {
                 let clock = DriftingClock::new(&mut rng);
+                let mut disk = Disk::new(BLOCKS);
+                disk.litter(blocks, number as u64);
                 Node {
                     clock,
-                    disk: Disk::new(BLOCKS),
+                    disk,
                     snapshots: BTreeMap::new(),
                     dropped: BTreeSet::new(),
                     state,
                     content: Content::Fresh,
                     lineage: Lineage::NONE,
+                    size: blocks as u64,
+                    room: blocks as u64,
                     known: Members::first(replicas),
                     known_since: 0,
                     pages: Bitmap::new((BLOCKS as u64).div_ceil(u64::from(REGION_BLOCKS))),
@@ -281,7 +291,7 @@ impl World {
         let mut world = Self {
             now: 0,
             cut: vec![vec![false; count + 1]; count + 1],
-            manager: Manager::new(Members::first(replicas)),
+            manager: Manager::new(Members::first(replicas), blocks as u64),
             hosts: Hosts::new(rng.usize(3..=6)),
             history: History::new(BLOCKS),
             tally: Tally::default(),
@@ -313,6 +323,7 @@ impl World {
         world.after(500 * MS, What::Fault);
         world.after(700 * MS, What::Snapshot);
         world.after(2_000 * MS, What::Roster);
+        world.after(5_000 * MS, What::Growth);
         world
     }
 
@@ -388,6 +399,7 @@ impl World {
             What::Snapshot => self.snapshot_turn(),
             What::Copying => self.snapshot_step(),
             What::Roster => self.roster_turn(),
+            What::Growth => self.growth_turn(),
             What::Refused { head, proposed } => self.removal_refused(head, proposed),
             What::Errand(errand) => self.carry_out(errand),
             What::ErrandDone(errand, done) => self.errand_done(errand, done),
@@ -410,6 +422,7 @@ impl World {
         let own = ReplicaIndex(u8::try_from(node).expect("small"));
         let config = Config {
             members: known,
+            // It finds out how large the volume is.
             blocks: BLOCKS as u64,
             region_blocks: REGION_BLOCKS,
             min_in_sync: self.min_in_sync,
@@ -670,6 +683,7 @@ impl World {
         }
         let (mut outcome, mut read, mut cleaner) = (Outcome::Done, None, false);
         match &request.op {
+            op if reaches(op) > node.room => outcome = Outcome::Failed(Status::LBA_OUT_OF_RANGE),
             RequestOp::Fence { epoch, sound } => match replica.fence(*epoch, request.session, now) {
                 FenceStep::Persist(state) => {
                     let was_sound = replica.is_sound();
@@ -681,8 +695,10 @@ impl World {
                     (node.state, node.content) = (state, content.told(*sound, false));
                     replica.accepted(state, request.session, *sound, now);
                     let sound = replica.is_sound();
-                    let (lineage, intent) = (node.lineage, Box::new(node.pages.clone()));
-                    outcome = Outcome::Joined(Joined { sound, content, lineage, intent });
+                    let (lineage, blocks, room) = (node.lineage, node.size, node.room);
+                    let mut intent = Box::new(node.pages.clone());
+                    intent.resize(blocks.div_ceil(u64::from(REGION_BLOCKS)), false);
+                    outcome = Outcome::Joined(Joined { sound, content, lineage, blocks, room, intent });
                     self.tell(|| told);
                 }
                 step => outcome = outcome_of(step),
@@ -701,6 +717,10 @@ impl World {
             }
             RequestOp::Flush => node.disk.flush(mark),
             RequestOp::Adopt { lineage } => node.lineage = *lineage,
+            RequestOp::Grow { blocks, .. } if *blocks > node.room => {
+                outcome = Outcome::Failed(Status::CAPACITY_EXCEEDED);
+            }
+            RequestOp::Grow { blocks, store } => node.size = if *store { *blocks } else { node.size },
             RequestOp::Intent { page, words } => {
                 assert!(*page == 0);
                 let mut pages = Bitmap::new(node.pages.len());
@@ -740,6 +760,18 @@ fn outcome_of(step: FenceStep) -> Outcome {
     match step {
         FenceStep::Later { ns } => Outcome::Later { ns },
         FenceStep::Superseded | FenceStep::Persist(_) => Outcome::Superseded,
+    }
+}
+
+/// How far a request reaches.
+fn reaches(op: &RequestOp) -> u64 {
+    match *op {
+        RequestOp::Read { at, blocks, .. }
+        | RequestOp::Write { at, blocks, .. }
+        | RequestOp::Zeroes { at, blocks, .. }
+        | RequestOp::CopyRead { at, blocks, .. }
+        | RequestOp::CopyWrite { at, blocks, .. } => at + u64::from(blocks),
+        _ => 0,
     }
 }
 

@@ -11,14 +11,14 @@ use uuid::Uuid;
 use super::done;
 use crate::described;
 use crate::replication::{
-    CreateVolume, ReplicationError, ResyncOptions, TakenSnapshot, VolumeSnapshot, VolumeStatus,
+    CreateVolume, ReplicationError, ResyncOptions, Shown, TakenSnapshot, VolumeSnapshot, VolumeStatus,
 };
 use crate::rpc::control::Control;
 use crate::rpc::error::{RpcError, RpcResult};
 use crate::rpc::notify::Topic;
 use crate::rpc::table::{Method, method};
 use crate::target::{AnaState, Target};
-use crate::volume::RosterRefused;
+use crate::volume::{ResizeRefused, RosterRefused};
 
 // What a head needs while it is being activated or changed must not wait for other changes: those methods count as `read`.
 #[rustfmt::skip]
@@ -37,6 +37,7 @@ pub(in crate::rpc) const METHODS: &[Method] = &[
     method!(read "volume_freeze" (Freeze) -> "the number of the pause in `freeze`, and the `replicas` that are equal", volume_freeze, "Lets writes wait, and returns once every replica in sync holds the same: each can then be copied, where it is, as of one moment."),
     method!(read "volume_thaw" (Thaw) -> "the `replicas` that stayed equal all the time", volume_thaw, "Lets writes go on. Copies of other replicas, and all copies if this fails, are not of one moment: delete them."),
     method!(change "volume_add_replica" (OneReplica) -> "`true`", volume_add_replica, "Makes one more replica known to a volume. If it is active here, the replica is given everything while hosts go on, then proposed by `propose_in`."),
+    method!(read "volume_resize" (Resize) -> "`true`", volume_resize, "Gives hosts more of a volume while they are served; devices of its replicas are grown before. Hosts are told."),
     method!(change "volume_remove_replica" (OneReplica) -> "`true`", volume_remove_replica, "Forgets a replica that is not in sync for good, and lets go of its device. What it holds is never believed again."),
     method!(read "volume_snapshot" (TakeSnapshot) -> "the `moment`, a UUID; the `replicas` that keep the snapshot; and `left_over`, replicas that may hold one that is not confirmed", volume_snapshot, "Takes a snapshot of a volume that is active here: one of each replica in sync, where it lies, all of one moment, at which everything that was acknowledged is there. Replicas lie on volumes of stores: that of `r` is `r@NAME` there. When it fails no replica keeps one; the message names those that may hold an unconfirmed one, `r@NAME~`."),
     method!(read "volume_get_snapshots" (Named) -> "`snapshots` with `name`, `moment`, `confirmed` and the `replicas` that hold it; and `silent`, replicas that did not say", volume_get_snapshots, "Lists the snapshots that attached replicas of a volume hold. The volume is active here."),
@@ -145,6 +146,16 @@ described! {
 }
 
 described! {
+    /// More for hosts.
+    struct Resize {
+        /// Name of the volume.
+        name: String,
+        /// Bytes that hosts see: whole blocks, and not fewer than before.
+        size_bytes: u64,
+    }
+}
+
+described! {
     /// A pause of writes.
     struct Freeze {
         /// Name of the volume.
@@ -217,6 +228,8 @@ const EVENT_WAIT_MAX: Duration = Duration::from_secs(30);
 fn refused(error: &ReplicationError) -> RpcError {
     let errno = match error {
         ReplicationError::Device(error) => return super::bdev::refused(error),
+        ReplicationError::Resize(ResizeRefused::Busy) => Errno::BUSY,
+        ReplicationError::NoRoom(_) => Errno::NOSPC,
         ReplicationError::Exists(_)
         | ReplicationError::Member(_)
         | ReplicationError::SnapshotExists { .. } => Errno::EXIST,
@@ -310,9 +323,11 @@ fn volume_delete(control: &Control, params: Named) -> RpcResult {
 
 fn volume_activate(control: &Control, params: Record) -> RpcResult {
     let target = Arc::downgrade(control.shared_target());
-    let on_serving = Arc::new(move |volume: &str, serves: bool| {
-        if let Some(target) = target.upgrade() {
-            show_paths(&target, volume, serves);
+    let on_serving = Arc::new(move |volume: &str, shown: Shown| {
+        let Some(target) = target.upgrade() else { return };
+        match shown {
+            Shown::Resized => target.device_resized(volume),
+            shown => show_paths(&target, volume, shown == Shown::Serves),
         }
     });
     outcome(control.volumes.activate(&params.name, params.epoch, &params.in_sync, on_serving))
@@ -382,6 +397,10 @@ fn volume_resume_resync(control: &Control, params: OneReplica) -> RpcResult {
 
 fn volume_add_replica(control: &Control, params: OneReplica) -> RpcResult {
     outcome(control.volumes.add_replica(&control.devices, &params.name, &params.replica))
+}
+
+fn volume_resize(control: &Control, params: Resize) -> RpcResult {
+    outcome(control.volumes.resize(&params.name, params.size_bytes))
 }
 
 fn volume_remove_replica(control: &Control, params: OneReplica) -> RpcResult {
