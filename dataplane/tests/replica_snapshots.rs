@@ -26,6 +26,8 @@ const FRONT: &str = "nqn.2026-01.org.example:volume";
 const NODES: usize = 3;
 const SIZE_MIB: u64 = 8;
 const SIZE: u64 = SIZE_MIB << 20;
+/// Where the data begins on the device of a replica of this size, in blocks.
+const DATA_AT: u64 = 256;
 /// Blocks that one writer writes in turn.
 const TURN: u64 = 16;
 
@@ -248,7 +250,7 @@ fn contents(disk: &Path, names: &[&str]) -> BTreeMap<String, Vec<u8>> {
         let Ok(device) = devices.get(&format!("s/r@{name}")) else { continue };
         let mut media = DeviceMedia::open(device.as_ref()).expect("opens");
         let mut blocks = vec![[0; BLOCK_BYTES as usize]; usize::try_from(SIZE).expect("small") / 4096];
-        media.read_range(Block(0), &mut blocks).expect("read");
+        media.read_range(Block(DATA_AT), &mut blocks).expect("read");
         found.insert((*name).to_owned(), blocks.as_flattened().to_vec());
     }
     stores.close(&store).expect("closed");
