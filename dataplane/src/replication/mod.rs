@@ -28,7 +28,6 @@ pub use error::ReplicationError;
 pub use moments::{TakenSnapshot, VolumeSnapshot};
 pub use options::ResyncOptions;
 pub use replica::{ReplicaDevice, ReplicaInfo, Start};
-pub(crate) use table::Shown;
-pub use table::{CreateVolume, ReplicaStatus, VolumeEvent, VolumeStatus, VolumeTable};
+pub use table::{CreateVolume, ReplicaStatus, Shown, VolumeEvent, VolumeStatus, VolumeTable};
 pub use volume::VolumeDevice;
 pub(crate) use window::BLOCKS as REPLICA_BLOCKS;

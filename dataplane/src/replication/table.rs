@@ -127,7 +127,7 @@ impl Events {
 
 /// What hosts are to be told of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Shown {
+pub enum Shown {
     /// It begins to serve here.
     Serves,
     /// It ceases to.
@@ -418,7 +418,7 @@ impl VolumeTable {
     /// # Errors
     /// When it is active already, a name is no replica, or not every replica accepts in time: then it goes on trying, and
     /// proposes what to record.
-    pub(crate) fn activate(
+    pub fn activate(
         &self,
         name: &str,
         epoch: u64,
