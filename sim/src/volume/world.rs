@@ -239,6 +239,8 @@ pub(super) struct World {
     next_message: u64,
     /// The highest epoch at which anything was acknowledged.
     acknowledged_at: Epoch,
+    /// The latest epoch at which hosts saw a size, and the largest they saw.
+    shown: (Epoch, u64),
     broken: Option<String>,
     trace: bool,
 }
@@ -308,6 +310,7 @@ impl World {
             messages: BTreeMap::new(),
             next_message: 0,
             acknowledged_at: Epoch(0),
+            shown: (Epoch(0), 0),
             broken: None,
             trace,
             nodes,
@@ -592,6 +595,10 @@ impl World {
         }
         let Some(head) = &self.nodes[node].head else { return };
         let (id, epoch) = (head.volume.config().head, head.volume.epoch());
+        let blocks = head.volume.config().blocks;
+        if matches!(event, Event::Active { .. } | Event::Resized { .. }) {
+            self.show(epoch, blocks);
+        }
         match event {
             Event::Done { tag, result, .. } => {
                 if result.is_ok() {
@@ -607,6 +614,17 @@ impl World {
             }
             _ => self.tell_manager(node, id, event),
         }
+    }
+
+    /// Hosts see so many blocks of a head.
+    fn show(&mut self, epoch: Epoch, blocks: u64) {
+        let (shown_at, shown) = self.shown;
+        if epoch >= shown_at && blocks < shown {
+            self.break_promise(format!(
+                "hosts see {blocks} blocks at epoch {epoch} after {shown} at {shown_at}"
+            ));
+        }
+        self.shown = (epoch.max(shown_at), blocks.max(shown));
     }
 
     pub(super) fn acknowledge(&mut self, epoch: Epoch) {
