@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # NVMe/RDMA over soft iWARP between two guests: what is read while much is under way is what was written, from 4 KiB to 128 KiB.
-# lab: inside=yes peer=yes seconds=300 memory=640M
+# lab: inside=yes peer=yes seconds=240 memory=640M
 # shellcheck source=../inside.sh
 . /share/inside.sh
 
@@ -42,9 +42,9 @@ rounds() {
     done
     echo "TABLE: $1: $count rounds verified"
 }
-rounds 128k 60
-rounds 16k 15
-rounds 4k 15
+rounds 128k 40
+rounds 16k 10
+rounds 4k 10
 no_io_errors
 nvme disconnect -n "$NQN"
 
