@@ -1,6 +1,6 @@
-//! What must hold in the end.
+//! What must hold in the end, and of what hosts see.
 
-use dataplane::volume::{ReplicaIndex, Volume};
+use dataplane::volume::{Epoch, ReplicaIndex, Volume};
 
 use super::node::Head;
 use super::world::World;
@@ -84,5 +84,16 @@ impl World {
             return Err(format!("more was copied than was dirty: {counters:?}"));
         }
         Ok(())
+    }
+
+    /// Hosts see so many blocks of a head.
+    pub(super) fn show(&mut self, epoch: Epoch, blocks: u64) {
+        let (shown_at, shown) = self.shown;
+        if epoch >= shown_at && blocks < shown {
+            self.break_promise(format!(
+                "hosts see {blocks} blocks at epoch {epoch} after {shown} at {shown_at}"
+            ));
+        }
+        self.shown = (epoch.max(shown_at), blocks.max(shown));
     }
 }

@@ -240,7 +240,7 @@ pub(super) struct World {
     /// The highest epoch at which anything was acknowledged.
     acknowledged_at: Epoch,
     /// The latest epoch at which hosts saw a size, and the largest they saw.
-    shown: (Epoch, u64),
+    pub(super) shown: (Epoch, u64),
     broken: Option<String>,
     trace: bool,
 }
@@ -614,17 +614,6 @@ impl World {
             }
             _ => self.tell_manager(node, id, event),
         }
-    }
-
-    /// Hosts see so many blocks of a head.
-    fn show(&mut self, epoch: Epoch, blocks: u64) {
-        let (shown_at, shown) = self.shown;
-        if epoch >= shown_at && blocks < shown {
-            self.break_promise(format!(
-                "hosts see {blocks} blocks at epoch {epoch} after {shown} at {shown_at}"
-            ));
-        }
-        self.shown = (epoch.max(shown_at), blocks.max(shown));
     }
 
     pub(super) fn acknowledge(&mut self, epoch: Epoch) {
